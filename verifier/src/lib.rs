@@ -1,0 +1,36 @@
+//! What can be said about Nix store paths from bytes and signatures alone.
+//!
+//! Keys, fingerprints, signatures, the evidence they add up to, and the verification of NARs. This crate is
+//! pure: no file system, no network, no clock, no runtime. The time of day is an argument. Whether the evidence is
+//! *enough* is not decided here; that is the policy crate's one question.
+
+mod address;
+mod base64_lenient;
+mod evidence;
+mod fingerprint;
+mod git;
+mod hash_modulo;
+mod key;
+mod keyring;
+mod listing;
+mod minisign;
+mod nar;
+mod path_info;
+mod realisation;
+mod signature;
+mod time;
+
+pub use address::{AddressError, ContentAddress};
+pub use evidence::{Claim, Evidence, Judged, Verdict};
+pub use fingerprint::{Fingerprint, FingerprintDigest};
+pub use key::{KeyError, KeyName, PublicKey, SecretKey};
+pub use keyring::{Keyring, KeyringError, Signer, SignerId, TrustedKey, Window};
+pub use minisign::{Administrator, Administrators, AdministratorsError, Endorsement};
+pub use nar::{AddressRequest, NarDigest, NarError, digest_nar};
+pub use nix_derivation::{
+    CAHash, ContentAddressMethod, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath, nixbase32,
+};
+pub use path_info::{NarHash, NarHashError, PathInfo, PathInfoError};
+pub use realisation::{OutputId, Realisation, RealisationError};
+pub use signature::{Signature, SignatureError};
+pub use time::Timestamp;

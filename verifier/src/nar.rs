@@ -1,0 +1,270 @@
+//! Reading a NAR once: its hash, size, structure and listing, and the content address its bytes make.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+use nix_archive::nar::{Error as ArchiveError, Event, decode_events_reader};
+use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::git::GitHasher;
+use crate::hash_modulo::{ModuloHasher, TooManySelfReferences};
+use crate::listing::Listing;
+use crate::path_info::NarHash;
+
+/// Bytes read and hashed at a time: large enough that hashing runs at its full rate, small enough for the cache.
+const BLOCK: usize = 64 << 10;
+
+/// Most entries (files, links, directories) in one NAR. The largest real ones hold some hundred thousand.
+const MAX_ENTRIES: u64 = 4_000_000;
+
+/// Why bytes are not the NAR that they should be.
+#[derive(Debug, Error)]
+pub enum NarError {
+    /// They are not a NAR: whoever sent or stored them caused it.
+    #[error("malformed NAR after {offset} bytes: {source}")]
+    Malformed {
+        /// How many bytes had been read.
+        offset: u64,
+        /// What is wrong there.
+        #[source]
+        source: ArchiveError,
+    },
+    /// They could not be read: the connection or the store caused it.
+    #[error("reading a NAR failed after {offset} bytes: {source}")]
+    Read {
+        /// How many bytes had been read.
+        offset: u64,
+        /// What reading said.
+        #[source]
+        source: io::Error,
+    },
+    /// There are more entries than are read.
+    #[error("this NAR has more than {MAX_ENTRIES} entries")]
+    TooManyEntries,
+    /// There are more self-references than are counted.
+    #[error("this NAR names its own path more than a million times")]
+    TooManySelfReferences,
+    /// A flat or text content address was asked of something that is not one plain file.
+    #[error("a {0} content address needs a NAR of one file that is not executable")]
+    NotOneFile(&'static str),
+    /// Git has no such hash.
+    #[error("Git has no objects with the hash {0}")]
+    NoGitHash(&'static str),
+}
+
+/// Which content address to compute while a NAR passes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressRequest {
+    /// How the hash is taken.
+    pub method: ContentAddressMethod,
+    /// With which algorithm.
+    pub algorithm: HashAlgorithm,
+    /// The path's own hash part (32 characters), each occurrence of which counts as zeros; none for a path that is
+    /// not known yet.
+    pub own_hash_part: Option<String>,
+}
+
+/// What one reading of a NAR found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NarDigest {
+    /// SHA-256 of the bytes.
+    pub nar_hash: NarHash,
+    /// Their number.
+    pub nar_size: u64,
+    /// The listing in Nix's `.ls` format (JSON); none where it would pass 8 MiB or a name is not UTF-8.
+    pub listing: Option<Vec<u8>>,
+    /// The content address that was asked for.
+    pub address: Option<CAHash>,
+}
+
+/// Reads one whole NAR, which must be all that `reader` has. Memory stays bounded whatever its size.
+///
+/// # Errors
+/// When the bytes are no NAR, pass a limit, cannot be read, or cannot have the address asked for.
+///
+/// Source: Nix `src/libutil/archive.cc`; `src/libstore/local-store.cc`, `addToStore` for the addresses.
+pub fn digest_nar<R: Read>(reader: R, request: Option<&AddressRequest>) -> Result<NarDigest, NarError> {
+    let mut visit = Visit::new(request)?;
+    let mut reader = HashingReader::new(reader, visit.whole.take());
+    let position = reader.position.clone();
+    let decoded = decode_events_reader(&mut reader, |event| visit.event(event, &position));
+    let offset = position.get();
+    if let Some(error) = visit.refused.or(reader.refused) {
+        return Err(error);
+    }
+    if let Err(source) = decoded {
+        return Err(match source {
+            ArchiveError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                NarError::Read { offset, source }
+            }
+            source => NarError::Malformed { offset, source },
+        });
+    }
+    let address = match (request, visit.git, visit.flat.or(reader.whole)) {
+        (None, ..) => None,
+        (Some(_), Some(git), _) => git.finish().map(CAHash::Git),
+        (Some(request), None, Some(hash)) => {
+            let hash = hash.finish();
+            let made = CAHash::from_parts(request.method, hash.algorithm(), hash.digest_as_bytes());
+            Some(made.map_err(|_| NarError::NotOneFile("text:sha256"))?)
+        }
+        (Some(request), None, None) => return Err(NarError::NotOneFile(request.method.as_str())),
+    };
+    Ok(NarDigest {
+        nar_hash: NarHash::from_sha256(reader.sha256.finalize().into()),
+        nar_size: offset,
+        listing: visit.listing.finish(),
+        address,
+    })
+}
+
+/// What is gathered from the archive's events.
+struct Visit<'a> {
+    request: Option<&'a AddressRequest>,
+    listing: Listing,
+    entries: u64,
+    /// For flat and text addresses: the one file's hash, once it was there.
+    flat: Option<ModuloHasher>,
+    git: Option<GitHasher>,
+    /// For addresses over the NAR itself: handed to the reader.
+    whole: Option<ModuloHasher>,
+    refused: Option<NarError>,
+}
+
+impl<'a> Visit<'a> {
+    fn new(request: Option<&'a AddressRequest>) -> Result<Self, NarError> {
+        let (mut git, mut whole) = (None, None);
+        match request.map(|request| (request.method, request)) {
+            Some((ContentAddressMethod::Git, request)) => {
+                let hasher = GitHasher::new(request.algorithm);
+                git = Some(hasher.ok_or(NarError::NoGitHash(request.algorithm.as_str()))?);
+            }
+            Some((ContentAddressMethod::Nar, request)) => whole = Some(hasher(request)),
+            _ => {}
+        }
+        Ok(Self { request, listing: Listing::new(), entries: 0, flat: None, git, whole, refused: None })
+    }
+
+    fn event<R: Read>(
+        &mut self,
+        event: nix_archive::nar::ReadEvent<'_, R>,
+        position: &Cell<u64>,
+    ) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        if self.entries > 2 * MAX_ENTRIES {
+            self.refused = Some(NarError::TooManyEntries);
+            return Err(ArchiveError::TrailingBytes);
+        }
+        match event {
+            Event::DirectoryStart { name } => {
+                self.listing.start_directory(name);
+                if let Some(git) = &mut self.git {
+                    git.start_directory(name);
+                }
+            }
+            Event::DirectoryEnd { .. } => {
+                self.listing.end_directory();
+                if let Some(git) = &mut self.git {
+                    git.end_directory()?;
+                }
+            }
+            Event::Symlink { name, target } => {
+                self.listing.symlink(name, target);
+                if let Some(git) = &mut self.git {
+                    git.symlink(name, target)?;
+                }
+            }
+            Event::Regular { name, executable, mut contents } => {
+                self.listing.regular(name, executable, contents.size(), position.get());
+                if let Some(git) = &mut self.git {
+                    git.regular(name, executable, contents.size(), &mut contents)?;
+                } else if let Some(request) = self.wants_flat(name, executable) {
+                    self.flat = Some(self.hash_file(request, &mut contents)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wants_flat(&self, name: Option<&[u8]>, executable: bool) -> Option<&'a AddressRequest> {
+        let flat = [ContentAddressMethod::Flat, ContentAddressMethod::Text];
+        self.request.filter(|request| flat.contains(&request.method) && name.is_none() && !executable)
+    }
+
+    fn hash_file(&mut self, request: &AddressRequest, contents: &mut impl Read) -> io::Result<ModuloHasher> {
+        let mut hash = hasher(request);
+        let mut block = vec![0; BLOCK];
+        loop {
+            let got = contents.read(&mut block)?;
+            if got == 0 {
+                return Ok(hash);
+            }
+            if let Err(TooManySelfReferences) = hash.update(&block[..got]) {
+                self.refused = Some(NarError::TooManySelfReferences);
+                return Err(io::Error::other("too many self-references"));
+            }
+        }
+    }
+}
+
+fn hasher(request: &AddressRequest) -> ModuloHasher {
+    ModuloHasher::new(request.algorithm, request.own_hash_part.as_deref())
+}
+
+/// Reads in blocks, hashing each whole block as it arrives, and hands out pieces of any size.
+struct HashingReader<R> {
+    inner: R,
+    sha256: Sha256,
+    whole: Option<ModuloHasher>,
+    block: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Bytes handed out so far, for whoever else needs to know.
+    position: Rc<Cell<u64>>,
+    refused: Option<NarError>,
+}
+
+impl<R: Read> HashingReader<R> {
+    fn new(inner: R, whole: Option<ModuloHasher>) -> Self {
+        Self {
+            inner,
+            sha256: Sha256::new(),
+            whole,
+            block: vec![0; BLOCK].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            position: Rc::default(),
+            refused: None,
+        }
+    }
+
+    fn refill(&mut self) -> io::Result<()> {
+        self.start = 0;
+        self.end = 0;
+        self.end = self.inner.read(&mut self.block)?;
+        self.sha256.update(&self.block[..self.end]);
+        if let Some(whole) = &mut self.whole
+            && whole.update(&self.block[..self.end]).is_err()
+        {
+            self.refused = Some(NarError::TooManySelfReferences);
+            return Err(io::Error::other("too many self-references"));
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.start == self.end {
+            self.refill()?;
+        }
+        let count = buffer.len().min(self.end - self.start);
+        buffer[..count].copy_from_slice(&self.block[self.start..self.start + count]);
+        self.start += count;
+        self.position.set(self.position.get() + count as u64);
+        Ok(count)
+    }
+}
