@@ -1,1 +1,6 @@
-//! store
+//! All of nix-quorum's input and output: the wire, the protocol, the store, the gate and the daemon.
+
+mod nonce;
+pub mod object;
+pub mod protocol;
+pub mod wire;

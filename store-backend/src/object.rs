@@ -1,0 +1,182 @@
+//! Objects by key: what a directory and a bucket have in common.
+//!
+//! Nothing here knows Nix. Whoever writes one of these for another kind of storage owes what the trait's words promise,
+//! and the contract suite in `tests/object_contract.rs` to show it.
+
+mod error;
+mod fs;
+mod key;
+
+use std::io::Read;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use error::ObjectError;
+pub use fs::Directory;
+pub use key::Key;
+
+/// Says which version of an object this is: opaque, and different for every write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Etag(String);
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Which version it is.
+    pub etag: Etag,
+}
+
+/// A small object, read whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Its content.
+    pub bytes: Bytes,
+    /// Which version it is.
+    pub etag: Etag,
+}
+
+/// An object found in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The last part of its key.
+    pub name: String,
+    /// Its size and version.
+    pub metadata: Metadata,
+}
+
+/// When a write takes place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// Only if there is no such object.
+    Absent,
+    /// Only if the object there is this version.
+    Matches(Etag),
+}
+
+/// What became of a conditional write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Put {
+    /// It took place; this is the new version.
+    Stored(Etag),
+    /// The condition did not hold; nothing was changed.
+    Refused,
+}
+
+/// An object on its way up. It is invisible until it is published, and gone if it is dropped.
+///
+/// Its methods block: they are for a thread that may.
+pub trait Upload: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When they cannot be stored; the upload is then of no more use.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError>;
+
+    /// Says that all bytes are written, and starts to make them durable.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    fn finish(&mut self) -> Result<(), ObjectError>;
+
+    /// Returns the upload as what its own store made it.
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
+}
+
+/// What an object shall hold.
+pub enum Content {
+    /// These bytes.
+    Bytes(Bytes),
+    /// What was uploaded, finished, to the same store.
+    Upload(Box<dyn Upload>),
+}
+
+/// An object to be published.
+pub struct Draft {
+    /// Under which key.
+    pub key: Key,
+    /// When.
+    pub condition: Condition,
+    /// What.
+    pub content: Content,
+}
+
+impl Draft {
+    /// Makes a draft of bytes.
+    #[must_use]
+    pub fn of_bytes(key: Key, condition: Condition, bytes: impl Into<Bytes>) -> Self {
+        Self { key, condition, content: Content::Bytes(bytes.into()) }
+    }
+}
+
+/// Storage of objects by key.
+///
+/// An object is visible whole or not at all. Keys are compared byte by byte.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + 'static {
+    /// Reads an object of at most `limit` bytes; none if there is none.
+    ///
+    /// # Errors
+    /// When it is longer than `limit`, or cannot be read.
+    async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError>;
+
+    /// Returns size and version of an object; none if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError>;
+
+    /// Opens an object for reading from the byte `from` on, with its size; none if there is none. The reader blocks: it is
+    /// for a thread that may.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError>;
+
+    /// Starts an upload.
+    ///
+    /// # Errors
+    /// When there is no room for one.
+    async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError>;
+
+    /// Publishes objects, in their order: when one is visible, so are those before it. When this returns, what it stored
+    /// is durable: a crash of the machine loses none of it. Content becomes durable before it becomes visible.
+    ///
+    /// # Errors
+    /// When writing fails; then the first drafts may have been published and the last not.
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError>;
+
+    /// Deletes an object if it is still this version; says whether it was.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    async fn delete(&self, key: &Key, version: &Etag) -> Result<bool, ObjectError>;
+
+    /// Lists the objects directly in a folder (`""`, or a key with a `/` at its end), a page at a time, in no order.
+    /// What is written or deleted meanwhile may be in it or not.
+    ///
+    /// # Errors
+    /// When the folder cannot be read. One that does not exist is empty.
+    async fn list(&self, folder: &str) -> Result<Pages, ObjectError>;
+
+    /// Lists the folders directly in a folder, likewise.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError>;
+}
+
+/// A listing, page by page.
+pub struct Pages(tokio::sync::mpsc::Receiver<Result<Vec<Entry>, ObjectError>>);
+
+impl Pages {
+    /// Returns the next page; none after the last.
+    ///
+    /// # Errors
+    /// When the listing breaks off.
+    pub async fn next(&mut self) -> Result<Option<Vec<Entry>>, ObjectError> {
+        self.0.recv().await.transpose()
+    }
+}

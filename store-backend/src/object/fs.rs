@@ -1,0 +1,401 @@
+//! Objects as files of a directory on a local file system (not NFS: it has neither the locks nor the links this needs).
+//!
+//! | promise | how |
+//! |---|---|
+//! | whole or not at all | a file is written under `quorum/tmp`, synced, then linked or renamed to its name |
+//! | only if absent | `link`, which fails where there is a file |
+//! | only if unchanged | a lock for the key, compare, `rename` |
+//! | durable | content is synced before it gets its name, and the names before `publish` returns |
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use rustix::fs::{FlockOperation, flock, syncfs};
+use tokio::task::spawn_blocking;
+
+use super::{
+    Condition, Content, Draft, Entry, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload,
+};
+use crate::nonce::nonce;
+
+/// Where files are written before they have their name.
+const STAGING: &str = "quorum/tmp";
+
+/// Where the locks are.
+const LOCKS: &str = "quorum/lock";
+
+/// How many locks there are. Keys share them, so they stay few; 256 writers rarely meet.
+const LOCK_COUNT: u8 = 255;
+
+/// From how many files on one sync of the whole file system is cheaper than one for each.
+const SYNC_ALL_FROM: usize = 8;
+
+/// From how many bytes on an upload starts to become durable as soon as it is finished.
+const SYNC_EARLY_FROM: u64 = 4 << 20;
+
+/// Entries in one page of a listing.
+const PAGE: usize = 512;
+
+/// How old a nameless file must be before it is taken for a crash's leftover: no upload lasts that long.
+const LEFTOVER_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+
+/// A directory as an object store. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    root: Arc<PathBuf>,
+}
+
+impl Directory {
+    /// Opens a directory, making it and what it needs where they are missing, and removes what crashes left behind.
+    ///
+    /// # Errors
+    /// When it cannot be made or written.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, ObjectError> {
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(io_error("create", &root))?;
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        for folder in ["quorum", STAGING, LOCKS] {
+            let path = root.join(folder);
+            private.create(&path).map_err(io_error("create", &path))?;
+        }
+        let directory = Self { root: Arc::new(root) };
+        directory.remove_leftovers()?;
+        Ok(directory)
+    }
+
+    /// Returns the directory's path.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    fn remove_leftovers(&self) -> Result<(), ObjectError> {
+        let folder = self.root.join(STAGING);
+        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
+            let entry = entry.map_err(io_error("read", &folder))?;
+            let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if age.is_some_and(|age| age > LEFTOVER_AGE) {
+                let _gone_already = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs file operations on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, ObjectError> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let this = self.clone();
+        spawn_blocking(move || work(&this)).await?
+    }
+
+    fn staged(&self) -> Result<StagedFile, ObjectError> {
+        let path = self.root.join(STAGING).join(nonce());
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(io_error("create", &path))?;
+        Ok(StagedFile { path, file, size: 0 })
+    }
+
+    fn publish_blocking(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
+        let many = drafts.len() >= SYNC_ALL_FROM;
+        let mut staged = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            let file = match draft.content {
+                Content::Bytes(bytes) => {
+                    let mut file = self.staged()?;
+                    file.write(&bytes)?;
+                    file
+                }
+                Content::Upload(upload) => *upload.into_any().downcast::<StagedFile>().map_err(|_| {
+                    io_error("publish", self.path(&draft.key))(io::Error::other("the upload is another store's"))
+                })?,
+            };
+            if !many {
+                file.file.sync_data().map_err(io_error("sync", &file.path))?;
+            }
+            staged.push((draft.key, draft.condition, file));
+        }
+        if many {
+            self.sync_all()?;
+        }
+        let mut puts = Vec::with_capacity(staged.len());
+        let mut folders = std::collections::BTreeSet::new();
+        for (key, condition, file) in staged {
+            let target = self.path(&key);
+            self.make_folder_of(&target, &mut folders)?;
+            puts.push(self.name(&key, condition, &file, &target)?);
+        }
+        if many {
+            self.sync_all()?;
+        } else {
+            for folder in folders {
+                let opened = File::open(&folder).map_err(io_error("open", &folder))?;
+                opened.sync_all().map_err(io_error("sync", &folder))?;
+            }
+        }
+        Ok(puts)
+    }
+
+    /// Gives a written file its name, if the condition holds.
+    fn name(&self, key: &Key, condition: Condition, file: &StagedFile, target: &Path) -> Result<Put, ObjectError> {
+        let etag = etag(&file.file.metadata().map_err(io_error("inspect", &file.path))?);
+        match condition {
+            Condition::Absent => match fs::hard_link(&file.path, target) {
+                Ok(()) => Ok(Put::Stored(etag)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Refused),
+                Err(error) => Err(io_error("write", target)(error)),
+            },
+            Condition::Matches(expected) => {
+                let _lock = self.lock(key)?;
+                if self.current(target)?.as_ref() != Some(&expected) {
+                    return Ok(Put::Refused);
+                }
+                fs::rename(&file.path, target).map_err(io_error("write", target))?;
+                Ok(Put::Stored(etag))
+            }
+        }
+    }
+
+    fn make_folder_of(
+        &self,
+        target: &Path,
+        folders: &mut std::collections::BTreeSet<PathBuf>,
+    ) -> Result<(), ObjectError> {
+        let folder = target.parent().unwrap_or(&self.root);
+        if !folders.contains(folder) && !folder.is_dir() {
+            fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+            for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(&*self.root)) {
+                folders.insert(above.to_owned());
+            }
+        }
+        folders.insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// Takes the lock that a key has; it is given back when the file is dropped. The lock of a process that dies is free.
+    fn lock(&self, key: &Key) -> Result<File, ObjectError> {
+        let number = key.as_str().bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let path = self.root.join(LOCKS).join((number % u32::from(LOCK_COUNT)).to_string());
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("open", &path))?;
+        flock(&file, FlockOperation::LockExclusive).map_err(|error| io_error("lock", &path)(error.into()))?;
+        Ok(file)
+    }
+
+    fn current(&self, path: &Path) -> Result<Option<Etag>, ObjectError> {
+        Ok(absent(fs::symlink_metadata(path)).map_err(io_error("inspect", path))?.map(|found| etag(&found)))
+    }
+
+    fn sync_all(&self) -> Result<(), ObjectError> {
+        let root = File::open(&*self.root).map_err(io_error("open", &*self.root))?;
+        syncfs(&root).map_err(|error| io_error("sync", &*self.root)(error.into()))
+    }
+
+    fn open_file(&self, key: &Key) -> Result<Option<(File, Metadata)>, ObjectError> {
+        let path = self.path(key);
+        let Some(file) = absent(File::open(&path)).map_err(io_error("open", &path))? else {
+            return Ok(None);
+        };
+        let found = file.metadata().map_err(io_error("inspect", &path))?;
+        if !found.is_file() {
+            return Err(io_error("read", &path)(io::Error::other("it is not a file")));
+        }
+        let metadata = Metadata { size: found.len(), etag: etag(&found) };
+        Ok(Some((file, metadata)))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Directory {
+    async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
+        let key = key.clone();
+        self.blocking(move |this| {
+            let Some((mut file, metadata)) = this.open_file(&key)? else {
+                return Ok(None);
+            };
+            let size = metadata.size;
+            if size > limit {
+                return Err(ObjectError::TooLong { key, size, limit });
+            }
+            let mut bytes = Vec::with_capacity(size as usize);
+            file.read_to_end(&mut bytes).map_err(io_error("read", this.path(&key)))?;
+            Ok(Some(Object { bytes: bytes.into(), etag: metadata.etag }))
+        })
+        .await
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError> {
+        let key = key.clone();
+        self.blocking(move |this| {
+            let path = this.path(&key);
+            let found = absent(fs::symlink_metadata(&path)).map_err(io_error("inspect", &path))?;
+            Ok(found.map(|found| Metadata { size: found.len(), etag: etag(&found) }))
+        })
+        .await
+    }
+
+    async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError> {
+        let key = key.clone();
+        self.blocking(move |this| {
+            let Some((mut file, metadata)) = this.open_file(&key)? else {
+                return Ok(None);
+            };
+            if from > 0 {
+                file.seek(SeekFrom::Start(from)).map_err(io_error("read", this.path(&key)))?;
+            }
+            let reader: Box<dyn Read + Send> = Box::new(file);
+            Ok(Some((metadata, reader)))
+        })
+        .await
+    }
+
+    async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError> {
+        self.blocking(|this| {
+            let upload: Box<dyn Upload> = Box::new(this.staged()?);
+            Ok(upload)
+        })
+        .await
+    }
+
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
+        self.blocking(move |this| this.publish_blocking(drafts)).await
+    }
+
+    async fn delete(&self, key: &Key, version: &Etag) -> Result<bool, ObjectError> {
+        let (key, version) = (key.clone(), version.clone());
+        self.blocking(move |this| {
+            let path = this.path(&key);
+            let _lock = this.lock(&key)?;
+            if this.current(&path)?.as_ref() != Some(&version) {
+                return Ok(false);
+            }
+            fs::remove_file(&path).map_err(io_error("delete", &path))?;
+            let folder = path.parent().unwrap_or(&this.root);
+            let opened = File::open(folder).map_err(io_error("open", folder))?;
+            opened.sync_all().map_err(io_error("sync", folder))?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Pages, ObjectError> {
+        let path = self.root.join(folder);
+        let (pages, receiver) = tokio::sync::mpsc::channel(2);
+        spawn_blocking(move || {
+            let mut page = Vec::with_capacity(PAGE);
+            let listed = each_file(&path, |entry| {
+                page.push(entry);
+                page.len() < PAGE || pages.blocking_send(Ok(std::mem::take(&mut page))).is_ok()
+            });
+            let last = listed.map(|()| page).map_err(io_error("list", &path));
+            let _nobody_waits = pages.blocking_send(last);
+        });
+        Ok(Pages(receiver))
+    }
+
+    async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
+        let path = self.root.join(folder);
+        self.blocking(move |_| {
+            let Some(entries) = absent(fs::read_dir(&path)).map_err(io_error("list", &path))? else {
+                return Ok(Vec::new());
+            };
+            let mut folders = Vec::new();
+            for entry in entries {
+                let entry = entry.map_err(io_error("list", &path))?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                    && let Ok(name) = entry.file_name().into_string()
+                {
+                    folders.push(name);
+                }
+            }
+            Ok(folders)
+        })
+        .await
+    }
+}
+
+/// A file that has no name in the store yet. Dropped, it is removed.
+struct StagedFile {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+impl Upload for StagedFile {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
+        self.size += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(io_error("write", &self.path))
+    }
+
+    fn finish(&mut self) -> Result<(), ObjectError> {
+        if self.size >= SYNC_EARLY_FROM {
+            self.file.sync_data().map_err(io_error("sync", &self.path))?;
+        }
+        Ok(())
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
+        self
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        let _renamed_already = fs::remove_file(&self.path);
+    }
+}
+
+/// Calls `visit` for each file of a folder until it returns false. Files that vanish meanwhile are passed over.
+fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<()> {
+    let Some(entries) = absent(fs::read_dir(folder))? else {
+        return Ok(());
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Some(found) = absent(entry.metadata())?.filter(fs::Metadata::is_file) else {
+            continue;
+        };
+        if let Ok(name) = entry.file_name().into_string()
+            && !visit(Entry { name, metadata: Metadata { size: found.len(), etag: etag(&found) } })
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A file is never written in place, so a new version is a new file: its number, time and length tell it apart.
+fn etag(found: &fs::Metadata) -> Etag {
+    Etag(format!("{:x}-{:x}-{:x}-{:x}", found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+}
+
+fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn io_error(action: &'static str, place: impl AsRef<Path>) -> impl FnOnce(io::Error) -> ObjectError {
+    let place = place.as_ref().display().to_string();
+    move |source| ObjectError::Io { action, place, source }
+}
