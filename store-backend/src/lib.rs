@@ -1,6 +1,9 @@
 //! All of nix-quorum's input and output: the wire, the protocol, the store, the gate and the daemon.
 
+pub mod daemon;
+pub mod gate;
 mod nonce;
 pub mod object;
 pub mod protocol;
+pub mod store;
 pub mod wire;

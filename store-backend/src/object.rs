@@ -68,7 +68,7 @@ pub enum Put {
 /// An object on its way up. It is invisible until it is published, and gone if it is dropped.
 ///
 /// Its methods block: they are for a thread that may.
-pub trait Upload: Send {
+pub trait Upload: Send + Sync {
     /// Appends bytes.
     ///
     /// # Errors

@@ -78,6 +78,8 @@ pub struct Judged {
     pub signature: Option<Signature>,
     /// What it is worth.
     pub verdict: Verdict,
+    /// The 32 bytes of the policy's key that verifies it, whether or not the key still counts.
+    pub verified_by: Option<[u8; 32]>,
 }
 
 /// Which signers verifiably signed one fingerprint.
@@ -106,18 +108,16 @@ impl Evidence {
         let mut evidence = Self { fingerprint, signers: BTreeSet::new(), judged: Vec::new(), next_change: None };
         let mut known: BTreeMap<Signature, usize> = BTreeMap::new();
         for claim in claims {
-            let (signature, verdict) = match claim.text.parse::<Signature>() {
-                Err(error) => (None, Verdict::Malformed(error)),
+            let (signature, (verdict, verified_by)) = match claim.text.parse::<Signature>() {
+                Err(error) => (None, (Verdict::Malformed(error), None)),
                 Ok(signature) => {
-                    let verdict = match known.get(&signature) {
-                        Some(&first) => evidence.again(first),
-                        None => evidence.judge(&signature, claim.first_seen, keyring, now),
-                    };
+                    let before = known.get(&signature).and_then(|&first| evidence.again(first));
+                    let judged = before.unwrap_or_else(|| evidence.judge(&signature, claim.first_seen, keyring, now));
                     known.entry(signature.clone()).or_insert(evidence.judged.len());
-                    (Some(signature), verdict)
+                    (Some(signature), judged)
                 }
             };
-            evidence.judged.push(Judged { text: claim.text.to_owned(), signature, verdict });
+            evidence.judged.push(Judged { text: claim.text.to_owned(), signature, verdict, verified_by });
         }
         evidence
     }
@@ -146,12 +146,16 @@ impl Evidence {
         self.next_change
     }
 
-    /// The verdict on a signature that came before, spelled the same or otherwise.
-    fn again(&self, first: usize) -> Verdict {
-        match &self.judged[first].verdict {
+    /// The verdict on a signature that came before, spelled the same or otherwise; none where the time at which that
+    /// copy was first seen decided, because this one has its own.
+    fn again(&self, first: usize) -> Option<(Verdict, Option<[u8; 32]>)> {
+        let first = &self.judged[first];
+        let verdict = match &first.verdict {
             Verdict::Counts(signer) => Verdict::DuplicateSigner(*signer),
+            Verdict::Expired { .. } | Verdict::NotYetValid { .. } => return None,
             other => other.clone(),
-        }
+        };
+        Some((verdict, first.verified_by))
     }
 
     fn judge(
@@ -160,15 +164,15 @@ impl Evidence {
         first_seen: Option<Timestamp>,
         keyring: &Keyring,
         now: Timestamp,
-    ) -> Verdict {
+    ) -> (Verdict, Option<[u8; 32]>) {
         let mut named = false;
         for (signer, key) in keyring.keys_named(signature.key_name()) {
             named = true;
             if key.public.verifies(&self.fingerprint, signature) {
-                return self.limits(signer, key, first_seen, now);
+                return (self.limits(signer, key, first_seen, now), Some(*key.public.as_bytes()));
             }
         }
-        if named { Verdict::DoesNotVerify } else { Verdict::UnknownKey }
+        (if named { Verdict::DoesNotVerify } else { Verdict::UnknownKey }, None)
     }
 
     /// The verdict on a signature that verifies: revocation first, then the window, then whether the vote is cast.

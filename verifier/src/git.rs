@@ -8,7 +8,21 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 /// Most entries that may wait for their directory's end at once: their names and hashes are kept until then.
-const MAX_WAITING: usize = 250_000;
+pub(crate) const MAX_WAITING: usize = 250_000;
+
+/// Why a hash could not be taken.
+pub(crate) enum GitError {
+    /// The archive could not be read, or ended too early.
+    Io(io::Error),
+    /// More than [`MAX_WAITING`] entries wait.
+    TooManyWaiting,
+}
+
+impl From<io::Error> for GitError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
 
 /// Folds the events of a NAR into Git objects; SHA-1 and SHA-256 are the algorithms that Git has.
 pub(crate) enum GitHasher {
@@ -39,11 +53,11 @@ impl GitHasher {
         each!(self, tree => tree.open.push((name.unwrap_or_default().to_vec(), Vec::new())));
     }
 
-    pub(crate) fn end_directory(&mut self) -> io::Result<()> {
+    pub(crate) fn end_directory(&mut self) -> Result<(), GitError> {
         each!(self, tree => tree.end_directory())
     }
 
-    pub(crate) fn symlink(&mut self, name: Option<&[u8]>, target: &[u8]) -> io::Result<()> {
+    pub(crate) fn symlink(&mut self, name: Option<&[u8]>, target: &[u8]) -> Result<(), GitError> {
         each!(self, tree => tree.symlink(name, target))
     }
 
@@ -53,7 +67,7 @@ impl GitHasher {
         executable: bool,
         size: u64,
         contents: &mut impl Read,
-    ) -> io::Result<()> {
+    ) -> Result<(), GitError> {
         each!(self, tree => tree.regular(name, executable, size, contents))
     }
 
@@ -80,7 +94,7 @@ impl<D: Digest> Tree<D> {
         Self { open: Vec::new(), waiting: 0, root: None }
     }
 
-    fn add(&mut self, name: Option<&[u8]>, hashed: Hashed<D>) -> io::Result<()> {
+    fn add(&mut self, name: Option<&[u8]>, hashed: Hashed<D>) -> Result<(), GitError> {
         let child = (name.unwrap_or_default().to_vec(), hashed);
         match self.open.last_mut() {
             Some((_, children)) => {
@@ -90,14 +104,14 @@ impl<D: Digest> Tree<D> {
             None => self.root = Some(child),
         }
         if self.waiting > MAX_WAITING {
-            return Err(io::Error::other(format!("more than {MAX_WAITING} entries wait for their directory's end")));
+            return Err(GitError::TooManyWaiting);
         }
         Ok(())
     }
 
-    fn end_directory(&mut self) -> io::Result<()> {
+    fn end_directory(&mut self) -> Result<(), GitError> {
         let Some((name, children)) = self.open.pop() else {
-            return Err(io::Error::other("a directory ended that had not begun"));
+            return Err(io::Error::other("a directory ended that had not begun").into());
         };
         self.waiting -= children.len();
         let mut entries: Vec<TreeEntry<'_>> = children.iter().map(|(name, hashed)| hashed.entry(name)).collect();
@@ -106,7 +120,7 @@ impl<D: Digest> Tree<D> {
         self.add(Some(&name), Hashed { mode: Mode::Directory, hash })
     }
 
-    fn symlink(&mut self, name: Option<&[u8]>, target: &[u8]) -> io::Result<()> {
+    fn symlink(&mut self, name: Option<&[u8]>, target: &[u8]) -> Result<(), GitError> {
         self.add(name, Hashed { mode: Mode::Symlink, hash: hash_blob::<D>(target) })
     }
 
@@ -116,9 +130,11 @@ impl<D: Digest> Tree<D> {
         executable: bool,
         size: u64,
         contents: &mut impl Read,
-    ) -> io::Result<()> {
+    ) -> Result<(), GitError> {
         let mut blob = BlobWriter::new(DigestWriter(D::new()), size)?;
-        io::copy(contents, &mut blob)?;
+        if io::copy(contents, &mut blob)? < size {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
         let hash = blob.finish().map_err(io::Error::other)?.0.finalize();
         let mode = if executable { Mode::Executable } else { Mode::Regular };
         self.add(name, Hashed { mode, hash })

@@ -3,9 +3,6 @@
 use memchr::memmem::Finder;
 use nix_derivation::{HashAlgorithm, NixHash, NixHasher};
 
-/// Length of a store path's hash part, in characters of Nix's base 32.
-const HASH_PART: usize = 32;
-
 /// Most self-references that are counted. Their positions are hashed last, so they must be kept: 8 MiB at this limit.
 const MAX_SELF_REFERENCES: usize = 1 << 20;
 
@@ -16,7 +13,10 @@ pub(crate) struct TooManySelfReferences;
 /// Hashes a stream in which each occurrence of a hash part counts as 32 zero bytes, followed by `|` and the decimal
 /// offset of each occurrence.
 ///
-/// Source: Nix `src/libstore/references.cc`, `HashModuloSink`, `RewritingSink`.
+/// Unlike Nix 2.17 to 2.34, which leave the offsets out: there an archive whose self-references somebody zeroed hashes
+/// to the same content address (NixOS/nix#15837), so their addresses of paths that name themselves prove nothing.
+///
+/// Source: Nix before 2.17 and from 2.35 `src/libstore/references.cc`, `HashModuloSink`, `RewritingSink`.
 pub(crate) struct ModuloHasher {
     hasher: NixHasher,
     needle: Option<Finder<'static>>,
@@ -32,7 +32,7 @@ impl ModuloHasher {
     pub(crate) fn new(algorithm: HashAlgorithm, hash_part: Option<&str>) -> Self {
         Self {
             hasher: NixHasher::new(algorithm),
-            needle: hash_part.map(|part| Finder::new(part).into_owned()),
+            needle: hash_part.filter(|part| !part.is_empty()).map(|part| Finder::new(part).into_owned()),
             held: Vec::new(),
             offset: 0,
             matches: Vec::new(),
@@ -44,6 +44,7 @@ impl ModuloHasher {
             self.hasher.update(bytes);
             return Ok(());
         };
+        let length = needle.needle().len();
         self.held.extend_from_slice(bytes);
         let mut from = 0;
         while let Some(found) = needle.find(&self.held[from..]) {
@@ -52,10 +53,10 @@ impl ModuloHasher {
                 return Err(TooManySelfReferences);
             }
             self.matches.push(self.offset + at as u64);
-            self.held[at..at + HASH_PART].fill(0);
-            from = at + HASH_PART;
+            from = at + length;
+            self.held[at..from].fill(0);
         }
-        let ready = self.held.len().saturating_sub(HASH_PART - 1);
+        let ready = self.held.len().saturating_sub(length - 1);
         self.hasher.update(&self.held[..ready]);
         self.held.drain(..ready);
         self.offset += ready as u64;
@@ -95,7 +96,7 @@ mod tests {
     fn an_occurrence_is_found_across_every_cut() {
         let text = format!("before {PART} and {PART}{PART} after");
         let whole = hash(&[text.as_bytes()]);
-        let mut expected = text.replace(PART, &"\0".repeat(HASH_PART)).into_bytes();
+        let mut expected = text.replace(PART, &"\0".repeat(PART.len())).into_bytes();
         expected.extend_from_slice(b"|7|44|76");
         assert_eq!(whole, nix_derivation::hash_bytes(HashAlgorithm::Sha256, &expected));
         for cut in 0..text.len() {

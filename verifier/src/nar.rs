@@ -5,12 +5,12 @@ use std::io::{self, Read};
 use std::rc::Rc;
 
 use nix_archive::nar::{Error as ArchiveError, Event, decode_events_reader};
-use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm};
+use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm, NixHash, NixHasher};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::git::GitHasher;
-use crate::hash_modulo::{ModuloHasher, TooManySelfReferences};
+use crate::git::{self, GitError, GitHasher};
+use crate::hash_modulo::ModuloHasher;
 use crate::listing::Listing;
 use crate::path_info::NarHash;
 
@@ -19,6 +19,12 @@ const BLOCK: usize = 64 << 10;
 
 /// Most entries (files, links, directories) in one NAR. The largest real ones hold some hundred thousand.
 const MAX_ENTRIES: u64 = 4_000_000;
+
+/// Longest name of an entry, in bytes. Linux has no longer ones, and Nix (2.31.5, 2.34.7 and later) reads none.
+const MAX_NAME: usize = 255;
+
+/// Longest target of a symbolic link, in bytes, for the same reasons.
+const MAX_TARGET: usize = 4095;
 
 /// Why bytes are not the NAR that they should be.
 #[derive(Debug, Error)]
@@ -50,9 +56,22 @@ pub enum NarError {
     /// A flat or text content address was asked of something that is not one plain file.
     #[error("a {0} content address needs a NAR of one file that is not executable")]
     NotOneFile(&'static str),
+    /// A text content address was asked for with an algorithm that it never has.
+    #[error("a text content address is a SHA-256, not a {0}")]
+    NoTextHash(&'static str),
     /// Git has no such hash.
     #[error("Git has no objects with the hash {0}")]
     NoGitHash(&'static str),
+    /// A Git content address was asked of an executable file or a symbolic link. Git's hash of it is that of a plain
+    /// file with the same bytes, so one path would stand for three contents.
+    #[error("a git content address needs a NAR of a directory, or of one file that is not executable")]
+    NoGitRoot,
+    /// More entries wait for their directory's end than a Git hash can keep.
+    #[error(
+        "this NAR has more than {} entries in open directories, too many for a git content address",
+        git::MAX_WAITING
+    )]
+    TooManyForGit,
 }
 
 /// Which content address to compute while a NAR passes by.
@@ -62,8 +81,8 @@ pub struct AddressRequest {
     pub method: ContentAddressMethod,
     /// With which algorithm.
     pub algorithm: HashAlgorithm,
-    /// The path's own hash part (32 characters), each occurrence of which counts as zeros; none for a path that is
-    /// not known yet.
+    /// The path's own hash part (32 characters), each occurrence of which counts as zeros in an address over the NAR;
+    /// none for a path that is not known yet. The other methods cannot name themselves, and take the bytes as they are.
     pub own_hash_part: Option<String>,
 }
 
@@ -103,13 +122,13 @@ pub fn digest_nar<R: Read>(reader: R, request: Option<&AddressRequest>) -> Resul
             source => NarError::Malformed { offset, source },
         });
     }
-    let address = match (request, visit.git, visit.flat.or(reader.whole)) {
+    let hash = visit.flat.or(reader.whole.map(ModuloHasher::finish));
+    let address = match (request, visit.git, hash) {
         (None, ..) => None,
         (Some(_), Some(git), _) => git.finish().map(CAHash::Git),
         (Some(request), None, Some(hash)) => {
-            let hash = hash.finish();
             let made = CAHash::from_parts(request.method, hash.algorithm(), hash.digest_as_bytes());
-            Some(made.map_err(|_| NarError::NotOneFile("text:sha256"))?)
+            Some(made.map_err(|_| NarError::NoTextHash(request.algorithm.as_str()))?)
         }
         (Some(request), None, None) => return Err(NarError::NotOneFile(request.method.as_str())),
     };
@@ -127,7 +146,7 @@ struct Visit<'a> {
     listing: Listing,
     entries: u64,
     /// For flat and text addresses: the one file's hash, once it was there.
-    flat: Option<ModuloHasher>,
+    flat: Option<NixHash>,
     git: Option<GitHasher>,
     /// For addresses over the NAR itself: handed to the reader.
     whole: Option<ModuloHasher>,
@@ -142,7 +161,9 @@ impl<'a> Visit<'a> {
                 let hasher = GitHasher::new(request.algorithm);
                 git = Some(hasher.ok_or(NarError::NoGitHash(request.algorithm.as_str()))?);
             }
-            Some((ContentAddressMethod::Nar, request)) => whole = Some(hasher(request)),
+            Some((ContentAddressMethod::Nar, request)) => {
+                whole = Some(ModuloHasher::new(request.algorithm, request.own_hash_part.as_deref()));
+            }
             _ => {}
         }
         Ok(Self { request, listing: Listing::new(), entries: 0, flat: None, git, whole, refused: None })
@@ -153,13 +174,9 @@ impl<'a> Visit<'a> {
         event: nix_archive::nar::ReadEvent<'_, R>,
         position: &Cell<u64>,
     ) -> Result<(), ArchiveError> {
-        self.entries += 1;
-        if self.entries > 2 * MAX_ENTRIES {
-            self.refused = Some(NarError::TooManyEntries);
-            return Err(ArchiveError::TrailingBytes);
-        }
         match event {
             Event::DirectoryStart { name } => {
+                self.begin(name)?;
                 self.listing.start_directory(name);
                 if let Some(git) = &mut self.git {
                     git.start_directory(name);
@@ -167,51 +184,90 @@ impl<'a> Visit<'a> {
             }
             Event::DirectoryEnd { .. } => {
                 self.listing.end_directory();
-                if let Some(git) = &mut self.git {
-                    git.end_directory()?;
-                }
+                self.git(|git| git.end_directory())?;
             }
             Event::Symlink { name, target } => {
+                self.begin(name)?;
+                check_target(target)?;
                 self.listing.symlink(name, target);
-                if let Some(git) = &mut self.git {
-                    git.symlink(name, target)?;
+                if name.is_none() {
+                    self.refuse_git_root()?;
                 }
+                self.git(|git| git.symlink(name, target))?;
             }
             Event::Regular { name, executable, mut contents } => {
+                self.begin(name)?;
                 self.listing.regular(name, executable, contents.size(), position.get());
-                if let Some(git) = &mut self.git {
-                    git.regular(name, executable, contents.size(), &mut contents)?;
+                if name.is_none() && executable {
+                    self.refuse_git_root()?;
+                }
+                if self.git.is_some() {
+                    self.git(|git| git.regular(name, executable, contents.size(), &mut contents))?;
                 } else if let Some(request) = self.wants_flat(name, executable) {
-                    self.flat = Some(self.hash_file(request, &mut contents)?);
+                    self.flat = Some(hash_file(request.algorithm, &mut contents)?);
                 }
             }
         }
         Ok(())
     }
 
+    /// Counts an entry and checks its name's length.
+    fn begin(&mut self, name: Option<&[u8]>) -> Result<(), ArchiveError> {
+        self.entries += 1;
+        if self.entries > MAX_ENTRIES {
+            return Err(self.refuse(NarError::TooManyEntries));
+        }
+        check_length(name.unwrap_or_default(), MAX_NAME)
+    }
+
+    /// Notes what is wrong; the error itself only stops the reading.
+    fn refuse(&mut self, why: NarError) -> ArchiveError {
+        self.refused = Some(why);
+        ArchiveError::TrailingBytes
+    }
+
+    fn refuse_git_root(&mut self) -> Result<(), ArchiveError> {
+        if self.git.is_none() { Ok(()) } else { Err(self.refuse(NarError::NoGitRoot)) }
+    }
+
+    fn git(&mut self, step: impl FnOnce(&mut GitHasher) -> Result<(), GitError>) -> Result<(), ArchiveError> {
+        let Some(git) = &mut self.git else { return Ok(()) };
+        step(git).map_err(|error| match error {
+            GitError::Io(error) => ArchiveError::Io(error),
+            GitError::TooManyWaiting => self.refuse(NarError::TooManyForGit),
+        })
+    }
+
     fn wants_flat(&self, name: Option<&[u8]>, executable: bool) -> Option<&'a AddressRequest> {
         let flat = [ContentAddressMethod::Flat, ContentAddressMethod::Text];
         self.request.filter(|request| flat.contains(&request.method) && name.is_none() && !executable)
     }
+}
 
-    fn hash_file(&mut self, request: &AddressRequest, contents: &mut impl Read) -> io::Result<ModuloHasher> {
-        let mut hash = hasher(request);
-        let mut block = vec![0; BLOCK];
-        loop {
-            let got = contents.read(&mut block)?;
-            if got == 0 {
-                return Ok(hash);
-            }
-            if let Err(TooManySelfReferences) = hash.update(&block[..got]) {
-                self.refused = Some(NarError::TooManySelfReferences);
-                return Err(io::Error::other("too many self-references"));
-            }
+fn hash_file(algorithm: HashAlgorithm, contents: &mut impl Read) -> io::Result<NixHash> {
+    let mut hasher = NixHasher::new(algorithm);
+    let mut block = vec![0; BLOCK];
+    loop {
+        match contents.read(&mut block)? {
+            0 => return Ok(hasher.finalize()),
+            got => hasher.update(&block[..got]),
         }
     }
 }
 
-fn hasher(request: &AddressRequest) -> ModuloHasher {
-    ModuloHasher::new(request.algorithm, request.own_hash_part.as_deref())
+fn check_length(bytes: &[u8], limit: usize) -> Result<(), ArchiveError> {
+    let size = bytes.len() as u64;
+    if bytes.len() > limit { Err(ArchiveError::TokenTooLarge { size, limit }) } else { Ok(()) }
+}
+
+/// Refuses what `symlink(2)` would refuse or cut off, so that what lies on a disk would not be what was hashed.
+fn check_target(target: &[u8]) -> Result<(), ArchiveError> {
+    check_length(target, MAX_TARGET)?;
+    if target.is_empty() || target.contains(&0) {
+        let got = String::from_utf8_lossy(target).into_owned();
+        return Err(ArchiveError::UnexpectedToken { expected: "a symbolic link's target", got });
+    }
+    Ok(())
 }
 
 /// Reads in blocks, hashing each whole block as it arrives, and hands out pieces of any size.
@@ -244,7 +300,12 @@ impl<R: Read> HashingReader<R> {
     fn refill(&mut self) -> io::Result<()> {
         self.start = 0;
         self.end = 0;
-        self.end = self.inner.read(&mut self.block)?;
+        self.end = loop {
+            match self.inner.read(&mut self.block) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         self.sha256.update(&self.block[..self.end]);
         if let Some(whole) = &mut self.whole
             && whole.update(&self.block[..self.end]).is_err()

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use nix_derivation::{NixHash, StorePath};
+use nix_derivation::{HashAlgorithm, NixHash, StorePath};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -60,7 +60,8 @@ impl OutputId {
     pub fn parse_hash(text: &str) -> Result<Self, RealisationError> {
         let bad = || RealisationError::BadId(text.chars().take(200).collect());
         let (hash, output) = text.split_once('!').ok_or_else(bad)?;
-        let hash = NixHash::parse(hash).map_err(|_| bad())?;
+        let hash =
+            NixHash::parse(hash).ok().filter(|hash| hash.algorithm() == HashAlgorithm::Sha256).ok_or_else(bad)?;
         Ok(Self::Hash { drv_hash: hash.to_nix_base16_string(), output: output_name(output).ok_or_else(bad)? })
     }
 
@@ -119,10 +120,7 @@ impl Realisation {
     ///
     /// Source: Nix 2.26 `src/libstore/realisation.cc`, `Realisation::fromJSON`; 2.36 the `adl_serializer`s there.
     pub fn parse(text: &str) -> Result<Self, RealisationError> {
-        if text.len() > MAX_LENGTH {
-            return Err(RealisationError::NotJson(format!("this one has {} bytes", text.len())));
-        }
-        let json: Value = serde_json::from_str(text).map_err(|error| RealisationError::NotJson(error.to_string()))?;
+        let json = read_json(text)?;
         if let (Some(key), Some(value)) = (json.get("key"), json.get("value")) {
             let drv_path = base_name(member(key, "drvPath", "key.drvPath")?)?;
             let id = OutputId::of_path(drv_path, member(key, "outputName", "key.outputName")?)?;
@@ -137,8 +135,7 @@ impl Realisation {
     /// # Errors
     /// When it is not one.
     pub fn parse_unkeyed(id: OutputId, text: &str) -> Result<Self, RealisationError> {
-        let json: Value = serde_json::from_str(text).map_err(|error| RealisationError::NotJson(error.to_string()))?;
-        Self::of_value(id, &json)
+        Self::of_value(id, &read_json(text)?)
     }
 
     /// Returns what a signature covers: compact JSON with sorted members and without the signatures.
@@ -205,12 +202,20 @@ impl Realisation {
             signatures.insert(text);
         }
         let mut dependent_realisations = BTreeMap::new();
-        for (key, path) in value.get("dependentRealisations").and_then(Value::as_object).into_iter().flatten() {
+        let listed = value.get("dependentRealisations").filter(|_| matches!(id, OutputId::Hash { .. }));
+        for (key, path) in listed.and_then(Value::as_object).into_iter().flatten() {
             let path = path.as_str().ok_or(RealisationError::Missing("paths in dependentRealisations"))?;
             dependent_realisations.insert(OutputId::parse_hash(key)?.to_string(), base_name(path)?);
         }
         Ok(Self { id, out_path, signatures, dependent_realisations })
     }
+}
+
+fn read_json(text: &str) -> Result<Value, RealisationError> {
+    if text.len() > MAX_LENGTH {
+        return Err(RealisationError::NotJson(format!("this one has {} bytes", text.len())));
+    }
+    serde_json::from_str(text).map_err(|error| RealisationError::NotJson(error.to_string()))
 }
 
 fn member<'a>(json: &'a Value, name: &str, wanted: &'static str) -> Result<&'a str, RealisationError> {

@@ -1,0 +1,67 @@
+//! What `ssh-ng://…?remote-program=nix-quorum` runs: the worker protocol over standard input and output.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::ServeError;
+use super::session::{Peer, serve_connection};
+use crate::gate::Gate;
+
+/// What became of an attempt to relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relayed {
+    /// A gate answered, and the session is over.
+    ToTheEnd,
+    /// No gate listens there.
+    NobodyListens,
+}
+
+/// Relays standard input and output to a gate's socket until either ends. The caller's credentials are what the gate sees.
+///
+/// # Errors
+/// When the socket cannot be opened for another reason than that nobody listens, or the connection fails.
+pub fn relay(socket: &Path) -> Result<Relayed, ServeError> {
+    let stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(Relayed::NobodyListens);
+        }
+        Err(source) => return Err(ServeError::Listen { path: socket.display().to_string(), source }),
+    };
+    pump(stream)?;
+    Ok(Relayed::ToTheEnd)
+}
+
+/// Serves the worker protocol on standard input and output, in this process.
+///
+/// # Errors
+/// As [`serve_connection`].
+pub async fn serve_stdio(gate: Arc<Gate>, peer: Peer) -> Result<(), ServeError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let (input, output) = tokio::net::UnixStream::from_std(ours)?.into_split();
+    let pumping = tokio::task::spawn_blocking(move || pump(theirs));
+    let served = serve_connection(gate, peer, input, output).await;
+    pumping.await.map_err(io::Error::other)??;
+    served
+}
+
+/// Copies both ways. Between a pipe and a socket the kernel does it, without a copy through this process.
+fn pump(stream: UnixStream) -> io::Result<()> {
+    let mut upward = stream.try_clone()?;
+    std::thread::spawn(move || {
+        // What the client sends ends when it goes; that the gate went first shows on the way back.
+        let _gone = io::copy(&mut io::stdin().lock(), &mut upward);
+        let _gone = upward.shutdown(Shutdown::Write);
+    });
+    let mut downward = stream;
+    match io::copy(&mut downward, &mut io::stdout().lock()) {
+        Ok(_) => Ok(()),
+        // The client has what it wanted and is gone.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,159 @@
+//! The gate: evidence, then policy, then the store. Nothing becomes valid but through here, and nothing is read but as the
+//! policy of now allows.
+
+mod admission;
+mod batch;
+mod content;
+mod deletion;
+mod error;
+mod index;
+mod intake;
+mod logs;
+mod memory;
+mod realisations;
+mod signatures;
+mod verified;
+mod view;
+
+use std::sync::{Arc, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use policy::{Address, Decision, Policy, Strength, Subject};
+use tokio::sync::Semaphore;
+use verifier::{ContentAddress, Evidence, SecretKey, StorePath, Timestamp};
+
+pub use admission::MAX_SIGNATURES;
+pub use batch::{Batch, Offer, Wanted};
+pub use content::ContentAddition;
+pub use deletion::Deleted;
+pub use error::GateError;
+pub use intake::MAX_REFERENCES;
+pub use signatures::Kept;
+pub use view::View;
+
+use crate::store::{BinaryCache, Record};
+use index::Index;
+use memory::Memory;
+
+/// Whole-store queries (listing, referrers, verification) that run at once; others wait their turn. Each walks the store.
+const WHOLE_STORE_QUERIES: usize = 4;
+
+/// Who brings something: what the records say, not what decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploader(pub String);
+
+/// The one way into and out of a store.
+pub struct Gate {
+    cache: BinaryCache,
+    policy: RwLock<Arc<Policy>>,
+    countersign: Option<SecretKey>,
+    memory: Memory,
+    index: Index,
+    whole_store: Semaphore,
+}
+
+impl Gate {
+    /// Puts a gate in front of a store.
+    ///
+    /// # Errors
+    /// [`GateError::OwnKeyIsSigner`] when the key that countersigns is a signer's: the gate's word about others' words must
+    /// not count as one of them. [`GateError::StoreDir`] when the store is of another store directory.
+    pub fn new(cache: BinaryCache, policy: Policy, countersign: Option<SecretKey>) -> Result<Self, GateError> {
+        check(&cache, &policy, countersign.as_ref())?;
+        Ok(Self {
+            cache,
+            policy: RwLock::new(Arc::new(policy)),
+            countersign,
+            memory: Memory::default(),
+            index: Index::default(),
+            whole_store: Semaphore::new(WHOLE_STORE_QUERIES),
+        })
+    }
+
+    /// Puts another policy in force, from the next decision on. What it no longer vouches for is no longer readable.
+    ///
+    /// # Errors
+    /// As [`Gate::new`]; then the old policy stays.
+    pub fn set_policy(&self, policy: Policy) -> Result<(), GateError> {
+        check(&self.cache, &policy, self.countersign.as_ref())?;
+        *self.policy.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(policy);
+        self.memory.forget_all();
+        Ok(())
+    }
+
+    /// Returns the policy of now.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Returns the admitted view: what is valid, and nothing else.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::admitted(self)
+    }
+
+    /// Returns the store behind the gate.
+    #[must_use]
+    pub fn cache(&self) -> &BinaryCache {
+        &self.cache
+    }
+
+    /// Returns the key that countersigns, as the public key that readers may trust.
+    #[must_use]
+    pub fn countersigner(&self) -> Option<verifier::PublicKey> {
+        self.countersign.as_ref().map(SecretKey::public)
+    }
+
+    /// Weighs a record under a policy.
+    fn evidence(&self, record: &Record, policy: &Policy) -> Evidence {
+        Evidence::weigh(record.fingerprint(self.cache.store_dir()), record.claims(), policy.keyring(), now())
+    }
+
+    /// Says whether a record stands by itself: its references are not looked at.
+    fn stands(&self, record: &Record, policy: &Policy) -> Decision {
+        let evidence = self.evidence(record, policy);
+        let address = proven_address(record);
+        let path = &record.info().path;
+        policy.stands(&Subject { path, evidence: &evidence, address, absent_references: &[] }, now())
+    }
+}
+
+/// How a record's content address stands.
+fn proven_address(record: &Record) -> Address {
+    match &record.info().content_address {
+        Some(address) if record.nar.address_proven => Address::Proven(strength(address)),
+        _ => Address::None,
+    }
+}
+
+fn strength(address: &ContentAddress) -> Strength {
+    if address.is_forgeable() { Strength::Forgeable } else { Strength::Strong }
+}
+
+fn check(cache: &BinaryCache, policy: &Policy, countersign: Option<&SecretKey>) -> Result<(), GateError> {
+    if policy.store_dir() != cache.store_dir() {
+        let found = cache.store_dir().clone();
+        return Err(GateError::StoreDir { found, expected: policy.store_dir().clone() });
+    }
+    let Some(own) = countersign.map(SecretKey::public) else {
+        return Ok(());
+    };
+    for (_, signer) in policy.keyring().signers() {
+        if signer.keys.iter().any(|key| key.public.as_bytes() == own.as_bytes()) {
+            return Err(GateError::OwnKeyIsSigner { signer: signer.name.to_string() });
+        }
+    }
+    Ok(())
+}
+
+/// The time, in whole seconds since the Unix epoch; 0 where the clock stands before it.
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Lists the references of a path other than itself that `admitted` says no to.
+fn absent<'a>(record: &'a Record, admitted: impl Fn(&StorePath) -> bool + 'a) -> Vec<StorePath> {
+    record.info().other_references().filter(|reference| !admitted(reference)).cloned().collect()
+}

@@ -1,0 +1,122 @@
+use policy::Decision;
+use thiserror::Error;
+use verifier::{NarError, NarHash, RealisationError, StoreDir, StorePath};
+
+use crate::object::ObjectError;
+use crate::store::{NarReadError, StoreError};
+
+/// Why the gate did not do what it was asked. What is said to a client is this error's text, on one line.
+#[derive(Debug, Error)]
+pub enum GateError {
+    /// The policy says no; the peer may bring more signatures.
+    #[error("{}", decision.summary(path))]
+    Refused {
+        /// The full path, or a realisation's id.
+        path: String,
+        /// Why.
+        decision: Box<Decision>,
+    },
+    /// The bytes are not what was said of them: the peer caused it.
+    #[error(
+        "refused {path}: content-mismatch: expected {expected} of {expected_size} bytes, received {found} of {found_size} bytes"
+    )]
+    ContentMismatch {
+        /// The full path.
+        path: String,
+        /// The NAR hash that was announced.
+        expected: NarHash,
+        /// The size that was announced, in bytes.
+        expected_size: u64,
+        /// The NAR hash of what came.
+        found: NarHash,
+        /// How much came, in bytes.
+        found_size: u64,
+    },
+    /// The content address is not that of the bytes, or does not make the path: the peer caused it.
+    #[error("refused {path}: false-content-address: {why}")]
+    FalseAddress {
+        /// The full path.
+        path: String,
+        /// What differs.
+        why: String,
+    },
+    /// Another fingerprint is admitted for the path.
+    #[error(
+        "refused {path}: conflict: {admitted} is admitted for it, {offered} was offered; nobody's word makes both true"
+    )]
+    Conflict {
+        /// The full path.
+        path: String,
+        /// The NAR hash, size and number of references that are admitted.
+        admitted: String,
+        /// Those that were offered.
+        offered: String,
+    },
+    /// The bytes are not a NAR, or not one that is taken: the peer caused it.
+    #[error("refused {path}: {source}")]
+    Nar {
+        /// The full path or name.
+        path: String,
+        /// What is wrong.
+        #[source]
+        source: NarError,
+    },
+    /// What was offered passes a limit or cannot be: the peer caused it.
+    #[error("refused {path}: {why}")]
+    Unacceptable {
+        /// The full path or name.
+        path: String,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// The path is not valid here. Nix takes the words "is not valid" for just that.
+    #[error("path '{0}' is not valid")]
+    NotValid(String),
+    /// A path that others refer to is to be deleted.
+    #[error("cannot delete path '{path}' since {referrer} refers to it; delete that first, or both at once")]
+    Referred {
+        /// The full path.
+        path: String,
+        /// One that refers to it.
+        referrer: String,
+    },
+    /// A realisation that cannot be read: the peer or the store caused it.
+    #[error(transparent)]
+    Realisation(#[from] RealisationError),
+    /// The NAR in the store cannot be read.
+    #[error(transparent)]
+    NarRead(#[from] NarReadError),
+    /// The store failed.
+    #[error("the store failed, and nothing was admitted: {0}")]
+    Store(#[from] StoreError),
+    /// Too many writers changed one object at once.
+    #[error("{0} was changed by others each time it was to be written; try again")]
+    Contended(String),
+    /// Whoever set up this gate gave it a signer's key.
+    #[error("the key that countersigns is signer {signer}'s: give the gate a key of its own (nix-quorum key generate)")]
+    OwnKeyIsSigner {
+        /// Whose it is.
+        signer: String,
+    },
+    /// Whoever set up this gate gave it a policy for another store directory.
+    #[error("the policy is for {expected}, the store for {found}")]
+    StoreDir {
+        /// The store's.
+        found: StoreDir,
+        /// The policy's.
+        expected: StoreDir,
+    },
+}
+
+impl From<ObjectError> for GateError {
+    fn from(error: ObjectError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl GateError {
+    /// Says that a path is not valid here.
+    pub(crate) fn not_valid(store_dir: &StoreDir, path: &StorePath) -> Self {
+        Self::NotValid(store_dir.render_path(path))
+    }
+}

@@ -1,0 +1,257 @@
+//! The admitted view: every read goes through here, and answers by the policy of now.
+
+use std::collections::{BTreeSet, HashSet};
+
+use nix_derivation::Derivation;
+use policy::Verdict;
+use verifier::{PathInfo, StorePath, Timestamp};
+
+use super::memory::{Epoch, Standing};
+use super::{Gate, GateError, now};
+use crate::object::Etag;
+use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
+
+/// Longest derivation that is read from the store, in bytes of its text.
+const MAX_DERIVATION: u64 = 16 << 20;
+
+/// Bytes that a NAR of one file adds to the file, at most.
+const NAR_OVERHEAD: u64 = 256;
+
+/// What may be read of a store. There is no other way to read it, so none in which the check could be forgotten.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    gate: &'a Gate,
+}
+
+/// A path whose closure is being judged: its references are gone through one by one.
+struct Frame {
+    path: StorePath,
+    etag: Etag,
+    until: Option<Timestamp>,
+    references: std::vec::IntoIter<StorePath>,
+}
+
+/// What a look at one path found.
+enum Look {
+    /// It is remembered, or it is not there, or it does not stand by itself.
+    Known(Standing),
+    /// It stands by itself; its references decide.
+    Open(Box<Frame>),
+}
+
+impl<'a> View<'a> {
+    pub(super) fn admitted(gate: &'a Gate) -> Self {
+        Self { gate }
+    }
+
+    /// Returns a path's info; none if the path is not valid.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, GateError> {
+        Ok(self.record(path).await?.map(|record| record.info().clone()))
+    }
+
+    /// Says whether a path is valid.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn is_valid(&self, path: &StorePath) -> Result<bool, GateError> {
+        let Some(found) = self.gate.cache.objects().head(&narinfo_key(path)).await? else {
+            return Ok(false);
+        };
+        match self.gate.memory.recall(path, Some(&found.etag), now()) {
+            Some(standing) => Ok(standing == Standing::Admitted),
+            None => Ok(self.record(path).await?.is_some()),
+        }
+    }
+
+    /// Returns the valid ones of some paths.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn valid_among(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, GateError> {
+        let mut valid = BTreeSet::new();
+        for path in paths {
+            if self.is_valid(path).await? {
+                valid.insert(path.clone());
+            }
+        }
+        Ok(valid)
+    }
+
+    /// Returns the valid path that has a hash part; none if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn from_hash_part(&self, hash_part: &str) -> Result<Option<StorePath>, GateError> {
+        let Some(narinfo) = self.gate.cache.narinfo(hash_part).await? else {
+            return Ok(None);
+        };
+        Ok(self.is_valid(&narinfo.info.path).await?.then_some(narinfo.info.path))
+    }
+
+    /// Returns every valid path.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn all_paths(&self) -> Result<BTreeSet<StorePath>, GateError> {
+        self.filtered(|_| true).await
+    }
+
+    /// Returns the valid paths that refer to a path, itself perhaps among them.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    pub async fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, GateError> {
+        self.filtered(|known| known.refers_to(path)).await
+    }
+
+    /// Opens the NAR of a valid path.
+    ///
+    /// # Errors
+    /// [`GateError::NotValid`], or when the NAR is missing.
+    pub async fn nar(&self, path: &StorePath) -> Result<NarStream, GateError> {
+        let Some(record) = self.record(path).await? else {
+            return Err(GateError::not_valid(self.gate.cache.store_dir(), path));
+        };
+        Ok(self.gate.cache.nar(record.info()).await?)
+    }
+
+    /// Reads a valid derivation.
+    ///
+    /// # Errors
+    /// [`GateError::NotValid`], or when it is no derivation.
+    pub async fn derivation(&self, path: &StorePath) -> Result<Derivation, GateError> {
+        let rendered = self.gate.cache.store_dir().render_path(path);
+        let no_derivation = |why: String| GateError::Unacceptable { path: rendered.clone(), why };
+        let Some(record) = self.record(path).await? else {
+            return Err(GateError::NotValid(rendered));
+        };
+        if !path.is_derivation() || record.info().nar_size > MAX_DERIVATION + NAR_OVERHEAD {
+            return Err(no_derivation("expected a derivation, found something else".into()));
+        }
+        let mut stream = self.gate.cache.nar(record.info()).await?;
+        let mut nar = Vec::new();
+        while let Some(block) = stream.next().await? {
+            nar.extend_from_slice(&block);
+        }
+        let mut text = None;
+        nix_archive::nar::decode_events(&nar, |event| {
+            if let nix_archive::nar::Event::Regular { name: None, contents, .. } = event {
+                text = Some(contents);
+            }
+            Ok(())
+        })
+        .map_err(|error| no_derivation(error.to_string()))?;
+        let text = text.ok_or_else(|| no_derivation("expected a file, found a directory or a link".into()))?;
+        let name = path.name().strip_suffix(".drv").unwrap_or(path.name());
+        Derivation::from_aterm_bytes_in(text, name, self.gate.cache.store_dir().clone())
+            .map_err(|error| no_derivation(error.to_string()))
+    }
+
+    /// Returns the record of a valid path; none if it is not valid.
+    pub(super) async fn record(&self, path: &StorePath) -> Result<Option<Record>, GateError> {
+        let epoch = self.gate.memory.epoch();
+        let Some((record, etag)) = self.load(path).await? else {
+            return Ok(None);
+        };
+        let standing = match self.gate.memory.recall(path, Some(&etag), now()) {
+            Some(standing) => standing,
+            None => self.judge(&record, &etag, epoch).await?,
+        };
+        Ok((standing == Standing::Admitted).then_some(record))
+    }
+
+    /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
+    /// admitted it.
+    async fn load(&self, path: &StorePath) -> Result<Option<(Record, Etag)>, GateError> {
+        let cache = &self.gate.cache;
+        let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
+            return Ok(None);
+        };
+        let Ok(fingerprint) = narinfo.info.fingerprint(cache.store_dir()) else {
+            return Ok(None);
+        };
+        if narinfo.info.path != *path {
+            return Ok(None);
+        }
+        let record = cache.record(path, &fingerprint.digest()).await?;
+        if record.is_none() {
+            tracing::warn!(path = %cache.store_dir().render_path(path), "a narinfo has no evidence: it is not served");
+        }
+        Ok(record.map(|(record, _)| (record, narinfo.etag)))
+    }
+
+    /// Judges a path and what it refers to, without recursion: a closure may be as deep as it likes.
+    async fn judge(&self, record: &Record, etag: &Etag, epoch: Epoch) -> Result<Standing, GateError> {
+        let mut stack: Vec<Frame> = Vec::new();
+        let mut open = HashSet::new();
+        let mut last = match self.look(record, etag, epoch) {
+            Look::Known(standing) => return Ok(standing),
+            Look::Open(frame) => {
+                open.insert(frame.path.clone());
+                stack.push(*frame);
+                Standing::Admitted
+            }
+        };
+        while let Some(frame) = stack.last_mut() {
+            if last == Standing::NotAdmitted || frame.references.len() == 0 {
+                self.gate.memory.remember(&frame.path, &frame.etag, last, frame.until, epoch);
+                open.remove(&frame.path);
+                stack.pop();
+                continue;
+            }
+            let Some(reference) = frame.references.next() else {
+                continue;
+            };
+            if let Some(standing) = self.gate.memory.recall(&reference, None, now()) {
+                last = standing;
+                continue;
+            }
+            // A reference back into what is being judged is a cycle: nothing admitted has one.
+            let loaded = if open.contains(&reference) { None } else { self.load(&reference).await? };
+            let Some((record, etag)) = loaded else {
+                last = Standing::NotAdmitted;
+                continue;
+            };
+            match self.look(&record, &etag, epoch) {
+                Look::Known(standing) => last = standing,
+                Look::Open(frame) => {
+                    open.insert(frame.path.clone());
+                    stack.push(*frame);
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    fn look(&self, record: &Record, etag: &Etag, epoch: Epoch) -> Look {
+        let path = &record.info().path;
+        let decision = self.gate.stands(record, &self.gate.policy());
+        if decision.verdict() != Verdict::Admit {
+            let until = decision.next_change();
+            self.gate.memory.remember(path, etag, Standing::NotAdmitted, until, epoch);
+            return Look::Known(Standing::NotAdmitted);
+        }
+        let references: Vec<StorePath> = record.info().other_references().cloned().collect();
+        Look::Open(Box::new(Frame {
+            path: path.clone(),
+            etag: etag.clone(),
+            until: decision.next_change(),
+            references: references.into_iter(),
+        }))
+    }
+
+    async fn filtered(&self, wanted: impl Fn(&super::index::Known) -> bool) -> Result<BTreeSet<StorePath>, GateError> {
+        let _turn = self.gate.whole_store.acquire().await;
+        let mut found = Vec::new();
+        let collect = |known: &super::index::Known| {
+            if wanted(known) {
+                found.push(known.path.clone());
+            }
+        };
+        self.gate.index.visit(&self.gate.cache, collect).await?;
+        self.valid_among(&found).await
+    }
+}

@@ -1,0 +1,247 @@
+//! Nix's binary cache layout over an object store, with what is ours under `quorum/`.
+
+use std::sync::Arc;
+
+use nix_narinfo::{Compression, NarInfo, NixSignature};
+use thiserror::Error;
+use verifier::{
+    ContentAddress, FingerprintDigest, NarHash, NixHash, OutputId, PathInfo, StoreDir, StorePath, nixbase32,
+};
+
+use super::record::{Record, RecordError};
+use crate::object::{Condition, Draft, Etag, Key, ObjectError, ObjectStore};
+
+/// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
+const MAX_NARINFO: u64 = 1 << 20;
+
+/// Longest evidence object that is read, in bytes: its references, and some hundred signatures.
+const MAX_RECORD: u64 = 4 << 20;
+
+/// Longest realisation that is read, in bytes.
+const MAX_REALISATION: u64 = 1 << 20;
+
+const CACHE_INFO: &str = "nix-cache-info";
+
+/// Why a store could not answer. The store caused it.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Its objects cannot be read or written.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// An evidence object is damaged.
+    #[error("{key}: {source}")]
+    Record {
+        /// Which.
+        key: Key,
+        /// What is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// A narinfo is damaged.
+    #[error("{key} is damaged: {why}")]
+    Narinfo {
+        /// Which.
+        key: Key,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The store is of another store directory.
+    #[error("this store is for {found}, the policy is for {expected}: give the policy that belongs to it")]
+    StoreDir {
+        /// The store's own.
+        found: String,
+        /// The policy's.
+        expected: StoreDir,
+    },
+    /// A name of a peer's cannot name an object.
+    #[error("{0:?} cannot be kept: its name has characters that no object's may have")]
+    Name(String),
+}
+
+/// A narinfo as it lies in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Narinfo {
+    /// What it says.
+    pub info: PathInfo,
+    /// Which version it is.
+    pub etag: Etag,
+}
+
+/// A binary cache. Cheap to clone.
+#[derive(Clone)]
+pub struct BinaryCache {
+    objects: Arc<dyn ObjectStore>,
+    store_dir: Arc<StoreDir>,
+}
+
+impl BinaryCache {
+    /// Opens a binary cache for a store directory, writing its `nix-cache-info` where there is none.
+    ///
+    /// # Errors
+    /// When it is another store directory's, or cannot be read or written.
+    pub async fn open(objects: Arc<dyn ObjectStore>, store_dir: &StoreDir) -> Result<Self, StoreError> {
+        let cache = Self { objects, store_dir: Arc::new(store_dir.clone()) };
+        let key = key(CACHE_INFO);
+        match cache.objects.get(&key, MAX_NARINFO).await? {
+            Some(object) => {
+                let text = String::from_utf8_lossy(&object.bytes);
+                let found = text.lines().find_map(|line| line.strip_prefix("StoreDir:")).unwrap_or("").trim();
+                if found != store_dir.as_str() {
+                    return Err(StoreError::StoreDir { found: found.to_owned(), expected: store_dir.clone() });
+                }
+            }
+            None => {
+                let text = format!("StoreDir: {store_dir}\n");
+                cache.objects.publish(vec![Draft::of_bytes(key, Condition::Absent, text)]).await?;
+            }
+        }
+        Ok(cache)
+    }
+
+    /// Returns the store directory.
+    #[must_use]
+    pub fn store_dir(&self) -> &StoreDir {
+        &self.store_dir
+    }
+
+    /// Returns the objects underneath.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// Reads the narinfo of a hash part; none if there is none.
+    ///
+    /// # Errors
+    /// When it is damaged or cannot be read.
+    pub async fn narinfo(&self, hash_part: &str) -> Result<Option<Narinfo>, StoreError> {
+        let Some(key) = Key::new(format!("{hash_part}.narinfo")) else {
+            return Ok(None);
+        };
+        let Some(object) = self.objects.get(&key, MAX_NARINFO).await? else {
+            return Ok(None);
+        };
+        let damaged = |why: String| StoreError::Narinfo { key: key.clone(), why };
+        let parsed = NarInfo::parse_in(&self.store_dir, &object.bytes).map_err(|error| damaged(error.to_string()))?;
+        let NixHash::Sha256(nar_hash) = parsed.nar_hash() else {
+            return Err(damaged(format!("NarHash is {}, not a SHA-256", parsed.nar_hash().algorithm())));
+        };
+        let info = PathInfo {
+            path: parsed.store_path().clone(),
+            deriver: parsed.deriver().cloned(),
+            nar_hash: NarHash::from_sha256(*nar_hash),
+            nar_size: parsed.nar_size(),
+            references: parsed.references().clone(),
+            registration_time: 0,
+            ultimate: false,
+            signatures: parsed.signatures().iter().map(NixSignature::to_nix_string).collect(),
+            content_address: parsed.content_address().cloned().map(ContentAddress::new),
+        };
+        if hash_part_of(&info.path) != hash_part {
+            return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
+        }
+        Ok(Some(Narinfo { info, etag: object.etag }))
+    }
+
+    /// Reads the evidence object of a path's fingerprint; none if there is none.
+    ///
+    /// # Errors
+    /// When it is damaged, about something else, or cannot be read.
+    pub async fn record(
+        &self,
+        path: &StorePath,
+        digest: &FingerprintDigest,
+    ) -> Result<Option<(Record, Etag)>, StoreError> {
+        let key = record_key(path, digest);
+        let Some(object) = self.objects.get(&key, MAX_RECORD).await? else {
+            return Ok(None);
+        };
+        let damaged = |source| StoreError::Record { key: key.clone(), source };
+        let record = Record::parse(&object.bytes).map_err(damaged)?;
+        if record.fingerprint(&self.store_dir).digest() != *digest {
+            return Err(damaged(RecordError::Damaged("it is about another fingerprint".into())));
+        }
+        Ok(Some((record, object.etag)))
+    }
+
+    /// Reads a realisation's object and its version; none if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn realisation(&self, id: &OutputId) -> Result<Option<(Vec<u8>, Etag)>, StoreError> {
+        let object = self.objects.get(&realisation_key(id)?, MAX_REALISATION).await?;
+        Ok(object.map(|object| (object.bytes.to_vec(), object.etag)))
+    }
+
+    /// Writes the narinfo that stock Nix reads: the projection of a record.
+    ///
+    /// # Errors
+    /// [`StoreError::Narinfo`] when it would be too long to be read again.
+    pub fn project(&self, record: &Record) -> Result<Vec<u8>, StoreError> {
+        let info = record.info();
+        let file = &record.nar.file;
+        let signatures =
+            info.signatures.iter().map(|text| text.parse().expect("a record's signatures were parsed before"));
+        let narinfo = NarInfo::builder_in(
+            self.store_dir().clone(),
+            info.path.clone(),
+            nar_key(&info.nar_hash).as_str(),
+            NixHash::Sha256(*info.nar_hash.as_bytes()),
+            info.nar_size,
+        )
+        .compression(Compression::Zstd)
+        .references(info.references.iter().cloned())
+        .deriver(info.deriver.clone())
+        .signatures(signatures)
+        .content_address(info.content_address.as_ref().map(|address| address.hash().clone()))
+        .file_hash(file.file_hash.as_deref().and_then(|hash| NixHash::parse(hash).ok()))
+        .file_size(Some(file.file_size))
+        .build();
+        let refused = |why: String| StoreError::Narinfo { key: narinfo_key(&info.path), why };
+        let bytes = narinfo.map_err(|error| refused(error.to_string()))?.to_canonical_bytes();
+        if bytes.len() as u64 > MAX_NARINFO {
+            return Err(refused(format!("it has {} bytes, more than {MAX_NARINFO}", bytes.len())));
+        }
+        Ok(bytes)
+    }
+}
+
+/// Returns a path's hash part: 32 characters of Nix's base 32.
+#[must_use]
+pub fn hash_part_of(path: &StorePath) -> String {
+    nixbase32::encode(path.digest())
+}
+
+pub(crate) fn narinfo_key(path: &StorePath) -> Key {
+    key(format!("{}.narinfo", hash_part_of(path)))
+}
+
+pub(crate) fn listing_key(path: &StorePath) -> Key {
+    key(format!("{}.ls", hash_part_of(path)))
+}
+
+pub(crate) fn nar_key(nar_hash: &NarHash) -> Key {
+    key(format!("nar/{}.nar.zst", nar_hash.to_nix32()))
+}
+
+pub(crate) fn record_key(path: &StorePath, digest: &FingerprintDigest) -> Key {
+    key(format!("quorum/evidence/{}/{digest}", hash_part_of(path)))
+}
+
+pub(crate) fn log_key(derivation: &StorePath) -> Key {
+    key(format!("log/{}", derivation.to_basename()))
+}
+
+/// Source: Nix `src/libstore/binary-cache-store.cc`: `realisations/<id>.doi` up to 2.34, `build-trace-v2/<drv>/<output>.doi`
+/// later.
+pub(crate) fn realisation_key(id: &OutputId) -> Result<Key, StoreError> {
+    let text = match id {
+        OutputId::Hash { .. } => format!("realisations/{id}.doi"),
+        OutputId::Path { drv_path, output } => format!("build-trace-v2/{}/{output}.doi", drv_path.to_basename()),
+    };
+    Key::new(text).ok_or_else(|| StoreError::Name(id.to_string()))
+}
+
+fn key(text: impl Into<String>) -> Key {
+    Key::new(text).expect("hash parts, hashes and store path names are made of a key's characters")
+}

@@ -1,0 +1,172 @@
+//! Reading NARs: decompressed, hashed, and never handed out to the end before the hash is known to be right.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use verifier::{NarHash, PathInfo};
+
+use super::binary_cache::{BinaryCache, StoreError, nar_key};
+use crate::object::{Key, ObjectError};
+
+/// Bytes in one block on its way to a client.
+const BLOCK: usize = 128 << 10;
+
+/// Blocks that may wait for a slow client.
+const WAITING: usize = 4;
+
+/// The largest zstd window that is accepted, as a power of two: 8 MiB. Level 3 uses 2 MiB, level 19 8 MiB.
+const WINDOW_LOG_MAX: u32 = 23;
+
+/// Why a NAR cannot be read. The store caused it: whoever keeps it should look at it.
+#[derive(Debug, Error)]
+pub enum NarReadError {
+    /// There is no such object.
+    #[error("NAR {key} is missing: upload a path that has it again")]
+    Missing {
+        /// Which.
+        key: Key,
+    },
+    /// It cannot be decompressed or read.
+    #[error("NAR {key} cannot be read: {source}")]
+    Unreadable {
+        /// Which.
+        key: Key,
+        /// What reading said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its bytes are not those that were vouched for.
+    #[error("NAR {key} is damaged: expected {expected} of {expected_size} bytes, found {found} of {found_size} bytes")]
+    Mismatch {
+        /// Which.
+        key: Key,
+        /// The SHA-256 it should have.
+        expected: NarHash,
+        /// The SHA-256 it has, of what was read.
+        found: NarHash,
+        /// The size it should have, in bytes.
+        expected_size: u64,
+        /// How much was read, in bytes.
+        found_size: u64,
+    },
+    /// The storage failed.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+}
+
+/// What a NAR stream yields.
+pub type NarRead = Result<Bytes, NarReadError>;
+
+/// A NAR on its way out. The last block comes only when the whole has been hashed and is right: who gets no last block
+/// has no NAR.
+pub struct NarStream(mpsc::Receiver<NarRead>);
+
+impl NarStream {
+    /// Returns the next block; none after the last.
+    ///
+    /// # Errors
+    /// When the NAR is damaged or cannot be read. Nothing more comes after that.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, NarReadError> {
+        self.0.recv().await.transpose()
+    }
+}
+
+impl BinaryCache {
+    /// Opens the NAR of a path, decompressed.
+    ///
+    /// # Errors
+    /// When there is none, or the storage fails.
+    pub async fn nar(&self, info: &PathInfo) -> Result<NarStream, NarReadError> {
+        let key = nar_key(&info.nar_hash);
+        let Some((_, compressed)) = self.objects().open(&key, 0).await? else {
+            return Err(NarReadError::Missing { key });
+        };
+        let (expected, expected_size) = (info.nar_hash, info.nar_size);
+        let (blocks, receiver) = mpsc::channel(WAITING);
+        tokio::task::spawn_blocking(move || {
+            let mut outlet = Outlet { blocks, held: None };
+            let read = pass(compressed, &key, expected, expected_size, &mut outlet);
+            if let Err(error) = read {
+                let _nobody_waits = outlet.blocks.blocking_send(Err(error));
+            }
+        });
+        Ok(NarStream(receiver))
+    }
+
+    /// Says how many bytes the object of a NAR has; none if there is none.
+    ///
+    /// # Errors
+    /// When the storage cannot tell.
+    pub async fn nar_file_size(&self, nar_hash: &NarHash) -> Result<Option<u64>, StoreError> {
+        Ok(self.objects().head(&nar_key(nar_hash)).await?.map(|metadata| metadata.size))
+    }
+}
+
+/// Sends blocks one behind: the last one stays here until somebody says that all is well.
+struct Outlet {
+    blocks: mpsc::Sender<NarRead>,
+    held: Option<Bytes>,
+}
+
+impl Outlet {
+    /// Takes a block and sends the one before; says whether anybody still listens.
+    fn push(&mut self, block: Bytes) -> bool {
+        match self.held.replace(block) {
+            Some(before) => self.blocks.blocking_send(Ok(before)).is_ok(),
+            None => true,
+        }
+    }
+}
+
+fn pass(
+    compressed: Box<dyn Read + Send>,
+    key: &Key,
+    expected: NarHash,
+    expected_size: u64,
+    outlet: &mut Outlet,
+) -> Result<(), NarReadError> {
+    let unreadable = |source| NarReadError::Unreadable { key: key.clone(), source };
+    let mut decoder = zstd::stream::read::Decoder::new(compressed).map_err(unreadable)?;
+    decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
+    let mut sha256 = Sha256::new();
+    let mut size = 0;
+    loop {
+        // One byte more than there should be is enough to know that there is too much.
+        let room = BLOCK.min(usize::try_from(expected_size - size).unwrap_or(BLOCK).saturating_add(1));
+        let mut block = vec![0; room];
+        let filled = fill(&mut decoder, &mut block).map_err(unreadable)?;
+        block.truncate(filled);
+        sha256.update(&block);
+        size += filled as u64;
+        let ended = filled < room;
+        if size > expected_size || ended {
+            let found = NarHash::from_sha256(sha256.clone().finalize().into());
+            if size != expected_size || found != expected {
+                let key = key.clone();
+                return Err(NarReadError::Mismatch { key, expected, found, expected_size, found_size: size });
+            }
+        }
+        if filled > 0 && !outlet.push(block.into()) {
+            return Ok(());
+        }
+        if ended {
+            let _nobody_waits = outlet.held.take().map(|last| outlet.blocks.blocking_send(Ok(last)));
+            return Ok(());
+        }
+    }
+}
+
+/// Reads until the buffer is full or the source ends; returns how much came.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
