@@ -95,10 +95,9 @@ impl Gate {
                     changed |= record.add_signature(signature, seen, by);
                 }
                 None if judged.verdict == verifier::Verdict::UnknownKey && unknown < MAX_UNKNOWN => {
-                    if record.add_signature(signature, seen, by) {
-                        unknown += 1;
-                        changed = true;
-                    }
+                    let new = record.add_signature(signature, seen, by);
+                    unknown += usize::from(new);
+                    changed |= new;
                 }
                 _ => {}
             }

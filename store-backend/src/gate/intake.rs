@@ -42,8 +42,14 @@ pub(super) enum Keep {
 /// What came of a NAR: its digest, and where its compressed bytes wait to be published.
 pub(super) struct Hashed {
     pub(super) digest: NarDigest,
-    pub(super) stored: Option<(Box<dyn Upload>, FileFacts)>,
+    pub(super) stored: Option<Stored>,
 }
+
+/// Compressed bytes that wait to be published, and what there is to say of them.
+type Stored = (Box<dyn Upload>, FileFacts);
+
+/// The thread that compresses a large NAR.
+type Compressing = JoinHandle<Result<Stored, ObjectError>>;
 
 /// Why an intake failed.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +75,7 @@ enum Feed {
     Large {
         to_digest: mpsc::Sender<Bytes>,
         digest: JoinHandle<Result<NarDigest, NarError>>,
-        compression: Option<(mpsc::Sender<Bytes>, JoinHandle<Result<(Box<dyn Upload>, FileFacts), ObjectError>>)>,
+        compression: Option<(mpsc::Sender<Bytes>, Compressing)>,
     },
 }
 
@@ -183,11 +189,7 @@ fn small(
     Ok(Hashed { digest, stored: Some((upload, facts)) })
 }
 
-fn compress_stream(
-    mut nar: Chunks,
-    size: Option<u64>,
-    upload: Box<dyn Upload>,
-) -> Result<(Box<dyn Upload>, FileFacts), ObjectError> {
+fn compress_stream(mut nar: Chunks, size: Option<u64>, upload: Box<dyn Upload>) -> Result<Stored, ObjectError> {
     let out = io::BufWriter::with_capacity(WRITE_BLOCK, Sink { upload, sha256: Sha256::new(), size: 0, failed: None });
     let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(compression_failed)?;
     encoder.set_pledged_src_size(size).map_err(compression_failed)?;

@@ -1,0 +1,89 @@
+//! The command line: one file a subcommand, none with logic of its own.
+
+mod error;
+mod key;
+mod load;
+mod policy;
+mod serve;
+mod settings;
+mod stdio;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use error::{CommandError, USAGE};
+
+use crate::render;
+
+/// A Nix store that holds only what a quorum of independent signers vouched for.
+///
+/// Stock Nix uses it with --store unix:///run/nix-quorum/store.sock, or, for reading file contents, with
+/// --store 'ssh-ng://localhost?remote-program=nix-quorum'. Every option can also be set in the environment, as
+/// NIX_QUORUM_<OPTION>, and in config.toml ($NIX_QUORUM_CONFIG, else /etc/nix-quorum/config.toml), in this order.
+#[derive(Debug, Parser)]
+#[command(name = "nix-quorum", version, arg_required_else_help = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    #[command(flatten)]
+    stdio: stdio::Arguments,
+    /// What to write to standard error: error, warn, info, debug or trace, or a filter such as store_backend=debug.
+    #[arg(long, global = true, env = "NIX_QUORUM_LOG", value_name = "LEVEL")]
+    log: Option<String>,
+    /// Whether to use colours.
+    #[arg(long, global = true, env = "NIX_QUORUM_COLOR", value_name = "WHEN", default_value = "auto")]
+    color: Color,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a store to Nix clients.
+    Serve(serve::Arguments),
+    /// Check policies, or start one.
+    #[command(subcommand)]
+    Policy(policy::Arguments),
+    /// Make keys, in Nix's own format.
+    #[command(subcommand)]
+    Key(key::Arguments),
+}
+
+/// Runs the program; its exit code is the answer.
+///
+/// # Errors
+/// When the command could not do what it was asked.
+pub fn run() -> Result<ExitCode, CommandError> {
+    let cli = match settings::parse()? {
+        settings::Parsed::Run(cli) => *cli,
+        settings::Parsed::Show(shown) => return Ok(render::usage(&shown)),
+    };
+    render::set_color(cli.color);
+    let quiet = if matches!(cli.command, Some(Command::Serve(_))) { "info" } else { "warn" };
+    render::start_log(cli.log.as_deref().unwrap_or(quiet))?;
+    if cli.stdio.requested() {
+        return stdio::run(cli.stdio);
+    }
+    match cli.command {
+        Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Policy(arguments)) => policy::run(arguments),
+        Some(Command::Key(arguments)) => key::run(arguments),
+        None => Err(CommandError::Usage("give a command: nix-quorum --help lists them".into())),
+    }
+}
+
+/// Makes the runtime that commands with input and output of their own run on.
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    built.map_err(|source| CommandError::Io { action: "start", place: "the runtime".into(), source })
+}

@@ -1,0 +1,142 @@
+//! What several commands need: the store, the policy, the gate.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use policy::{Authority, Policy};
+use store_backend::gate::Gate;
+use store_backend::object::Directory;
+use store_backend::store::BinaryCache;
+use verifier::{Administrators, SecretKey};
+
+use super::CommandError;
+
+/// Longest file that is read whole, in bytes: policies, keys, signatures.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Which policy, and who must have signed it.
+#[derive(Debug, Clone, Args)]
+pub struct PolicyArguments {
+    /// The policy: who may sign, and how many must.
+    #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE")]
+    pub policy: PathBuf,
+    /// A minisign public key (RW…) of an administrator; may be given several times. The policy must then carry their
+    /// signatures, in files FILE.NAME.minisig beside it.
+    #[arg(long = "policy-signer", env = "NIX_QUORUM_POLICY_SIGNER", value_name = "KEY", value_delimiter = ',')]
+    pub policy_signer: Vec<String>,
+    /// How many administrators must have signed the policy; all of them unless given.
+    #[arg(long, env = "NIX_QUORUM_POLICY_THRESHOLD", value_name = "K")]
+    pub policy_threshold: Option<usize>,
+}
+
+impl PolicyArguments {
+    /// Reads the policy, and its administrators' signatures where there are administrators.
+    ///
+    /// # Errors
+    /// When it cannot be read, has mistakes, or lacks signatures.
+    pub fn load(&self) -> Result<Policy, CommandError> {
+        let text = read_text(&self.policy)?;
+        self.check_signatures(&text)?;
+        Ok(Policy::parse(&text, &self.policy.display().to_string())?)
+    }
+
+    fn check_signatures(&self, text: &str) -> Result<(), CommandError> {
+        if self.policy_signer.is_empty() {
+            return match self.policy_threshold {
+                Some(_) => Err(CommandError::Usage("--policy-threshold goes with --policy-signer".into())),
+                None => Ok(()),
+            };
+        }
+        let keys = self.policy_signer.iter().map(|key| key.parse()).collect::<Result<Vec<_>, _>>()?;
+        let threshold = self.policy_threshold.unwrap_or(keys.len());
+        let place = self.policy.display().to_string();
+        let failed = |source| CommandError::Authority { place: place.clone(), source };
+        let authority = Authority::new(Administrators::new(keys)?, threshold).map_err(failed)?;
+        authority.check(text.as_bytes(), &self.signatures()?).map_err(failed)
+    }
+
+    /// Reads `FILE.NAME.minisig` for every NAME there is.
+    fn signatures(&self) -> Result<Vec<(String, String)>, CommandError> {
+        let folder = self.policy.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let failed = |source| CommandError::Io { action: "read", place: folder.display().to_string(), source };
+        let prefix = format!("{}.", self.policy.file_name().unwrap_or_default().to_string_lossy());
+        let mut signatures = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(&prefix) && name.ends_with(".minisig") {
+                signatures.push((name, read_text(&entry.path())?));
+            }
+        }
+        signatures.sort();
+        Ok(signatures)
+    }
+}
+
+/// Opens the store that a URI names.
+///
+/// # Errors
+/// When the URI is of no kind that can be served, or the store cannot be opened.
+pub async fn open_store(uri: &str, store_dir: &verifier::StoreDir) -> Result<BinaryCache, CommandError> {
+    let path = directory_of(uri)?;
+    let opened = tokio::task::spawn_blocking(move || Directory::open(path)).await;
+    let directory = opened.map_err(store_backend::object::ObjectError::from)??;
+    Ok(BinaryCache::open(Arc::new(directory), store_dir).await?)
+}
+
+/// Returns the directory that `file://DIR`, or a plain path, names.
+///
+/// # Errors
+/// When it names something else.
+pub fn directory_of(uri: &str) -> Result<PathBuf, CommandError> {
+    let path = uri.strip_prefix("file://").unwrap_or(uri);
+    if path.contains("://") || path.is_empty() {
+        return Err(CommandError::Usage(format!("expected a store as file:///DIRECTORY, found {uri:?}")));
+    }
+    if path.contains('?') {
+        return Err(CommandError::Usage(format!("{uri:?}: a directory store takes no parameters")));
+    }
+    std::path::absolute(path).map_err(|source| CommandError::Io { action: "find", place: path.to_owned(), source })
+}
+
+/// Sets up a gate.
+///
+/// # Errors
+/// When the policy, the key or the store cannot be used.
+pub async fn open_gate(
+    store: &str,
+    policy: &PolicyArguments,
+    countersign: Option<&Path>,
+) -> Result<Gate, CommandError> {
+    let policy = policy.load()?;
+    let key = countersign.map(read_secret_key).transpose()?;
+    let cache = open_store(store, policy.store_dir()).await?;
+    Ok(Gate::new(cache, policy, key)?)
+}
+
+/// Reads a secret key in Nix's format.
+///
+/// # Errors
+/// When it cannot be read or is none.
+pub fn read_secret_key(path: &Path) -> Result<SecretKey, CommandError> {
+    let text = read_text(path)?;
+    text.parse().map_err(|source| CommandError::Key { place: path.display().to_string(), source })
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// When it cannot be read, is too long, or not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, CommandError> {
+    let failed = |source| CommandError::Io { action: "read", place: path.display().to_string(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(CommandError::Usage(format!("{} is longer than {MAX_FILE} bytes", path.display())));
+    }
+    Ok(text)
+}

@@ -1,0 +1,70 @@
+//! `nix-quorum --stdio`: what `ssh-ng://…?remote-program=nix-quorum` runs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use store_backend::daemon::{Peer, Relayed, relay, serve_stdio};
+use store_backend::gate::Uploader;
+use store_backend::protocol::Trust;
+
+use super::load::{PolicyArguments, open_gate};
+use super::{CommandError, runtime};
+
+/// Where the gate listens unless told otherwise.
+pub(super) const SOCKET: &str = "/run/nix-quorum/store.sock";
+
+/// Which of a gate's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum View {
+    /// What is admitted.
+    Store,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Speak the daemon protocol on standard input and output: relay to the gate's socket, or, where no gate answers and a
+    /// store is given, serve it in this process, as its administrator.
+    #[arg(long)]
+    stdio: bool,
+    /// The gate's socket, with --stdio.
+    #[arg(long = "socket", env = "NIX_QUORUM_SOCKET", value_name = "PATH", default_value = SOCKET, requires = "stdio")]
+    gate_socket: PathBuf,
+    /// What to show of the store, with --stdio.
+    #[arg(long, value_name = "VIEW", default_value = "store", requires = "stdio")]
+    view: View,
+    /// The store to serve where no gate answers, with --stdio: file:///DIRECTORY.
+    #[arg(long = "store", env = "NIX_QUORUM_STORE", value_name = "URI", requires = "stdio")]
+    own_store: Option<String>,
+    /// The policy to serve it by, with --stdio.
+    #[arg(long = "policy", env = "NIX_QUORUM_POLICY", value_name = "FILE", requires = "stdio")]
+    own_policy: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub(super) fn requested(&self) -> bool {
+        self.stdio
+    }
+}
+
+pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
+    let View::Store = arguments.view;
+    if relay(&arguments.gate_socket)? == Relayed::ToTheEnd {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (Some(store), Some(policy)) = (arguments.own_store, arguments.own_policy) else {
+        return Err(CommandError::Usage(format!(
+            "no gate answers at {}: start one with 'nix-quorum serve', or give --store and --policy to serve in this process",
+            arguments.gate_socket.display()
+        )));
+    };
+    let policy = PolicyArguments { policy, policy_signer: Vec::new(), policy_threshold: None };
+    runtime()?.block_on(async {
+        let gate = Arc::new(open_gate(&store, &policy, None).await?);
+        let uid = rustix::process::getuid().as_raw();
+        let peer = Peer { trust: Trust::Trusted, uploader: Uploader(format!("uid {uid}")) };
+        serve_stdio(gate, peer).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

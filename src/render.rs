@@ -1,0 +1,117 @@
+//! The only place that prints: reports become text or JSON here, and errors what a person reads.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use policy::Explanation;
+use serde::Serialize;
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+use verifier::{PublicKey, Timestamp};
+
+use crate::command::{Color, CommandError, USAGE};
+
+static COLORED: AtomicBool = AtomicBool::new(false);
+
+/// For whom something is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A person.
+    Text,
+    /// A program.
+    Json,
+}
+
+/// Returns the format that `--json` asks for.
+pub fn format(json: bool) -> Format {
+    if json { Format::Json } else { Format::Text }
+}
+
+/// Decides whether colours are used.
+pub fn set_color(color: Color) {
+    let terminal = || io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colored = match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => terminal(),
+    };
+    COLORED.store(colored, Ordering::Relaxed);
+}
+
+/// Starts to write the log to standard error.
+///
+/// # Errors
+/// When the filter cannot be understood.
+pub fn start_log(filter: &str) -> Result<(), CommandError> {
+    let parsed =
+        EnvFilter::try_new(filter).map_err(|error| CommandError::Usage(format!("--log {filter:?}: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(parsed).with_target(false).with_writer(io::stderr);
+    // Only a second log in one process would fail, and there is one.
+    let _started = log.with_ansi(COLORED.load(Ordering::Relaxed) && io::stderr().is_terminal()).try_init();
+    Ok(())
+}
+
+/// Returns the time, which only a command may ask for.
+pub fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Prints why a command failed.
+pub fn failure(error: &CommandError) {
+    // Nobody may be left to read it.
+    let _unread = writeln!(io::stderr(), "nix-quorum: {error}");
+}
+
+/// Prints help, the version, or what is wrong with a command line.
+pub fn usage(shown: &clap::Error) -> ExitCode {
+    let _unread = shown.print();
+    if shown.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Prints a text as it is.
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn text(text: &str) -> Result<ExitCode, CommandError> {
+    print(text)
+}
+
+/// Prints a public key.
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn public_key(key: &PublicKey, format: Format) -> Result<ExitCode, CommandError> {
+    match format {
+        Format::Text => print(&format!("{key}\n")),
+        Format::Json => print_json(&json!({ "name": key.name().as_str(), "publicKey": key.to_string() })),
+    }
+}
+
+/// Prints what a policy demands.
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn explanation(explanation: &Explanation, format: Format) -> Result<ExitCode, CommandError> {
+    match format {
+        Format::Text => print(&format!("{explanation}\n")),
+        Format::Json => print_json(explanation),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<ExitCode, CommandError> {
+    let text = serde_json::to_string_pretty(value).expect("reports are texts, numbers and lists");
+    print(&format!("{text}\n"))
+}
+
+fn print(text: &str) -> Result<ExitCode, CommandError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever reads the other end has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(source) => Err(CommandError::Io { action: "write", place: "standard output".into(), source }),
+    }
+}
