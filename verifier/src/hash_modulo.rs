@@ -14,9 +14,10 @@ pub(crate) struct TooManySelfReferences;
 /// offset of each occurrence.
 ///
 /// Unlike Nix 2.17 to 2.34, which leave the offsets out: there an archive whose self-references somebody zeroed hashes
-/// to the same content address (NixOS/nix#15837), so their addresses of paths that name themselves prove nothing.
+/// to the same content address, so their addresses of paths that name themselves prove nothing.
 ///
-/// Source: Nix before 2.17 and from 2.35 `src/libstore/references.cc`, `HashModuloSink`, `RewritingSink`.
+/// Source: Nix before 2.17, and since 2.35 ("hash the positions of self-references again"),
+/// `src/libstore/references.cc`, `HashModuloSink`, `RewritingSink`.
 pub(crate) struct ModuloHasher {
     hasher: NixHasher,
     needle: Option<Finder<'static>>,

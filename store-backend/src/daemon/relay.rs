@@ -1,7 +1,9 @@
 //! What `ssh-ng://…?remote-program=nix-quorum` runs: the worker protocol over standard input and output.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,19 +51,38 @@ pub async fn serve_stdio(gate: Arc<Gate>, peer: Peer) -> Result<(), ServeError> 
     served
 }
 
-/// Copies both ways. Between a pipe and a socket the kernel does it, without a copy through this process.
+/// Bytes that are copied at a time.
+const BLOCK: usize = 256 << 10;
+
+/// Copies both ways.
 fn pump(stream: UnixStream) -> io::Result<()> {
-    let mut upward = stream.try_clone()?;
+    // The descriptors themselves: Rust's own handles would hold back what does not end in a line.
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let upward = stream.try_clone()?;
     std::thread::spawn(move || {
         // What the client sends ends when it goes; that the gate went first shows on the way back.
-        let _gone = io::copy(&mut io::stdin().lock(), &mut upward);
+        let _gone = copy(&input, &upward);
         let _gone = upward.shutdown(Shutdown::Write);
     });
-    let mut downward = stream;
-    match io::copy(&mut downward, &mut io::stdout().lock()) {
-        Ok(_) => Ok(()),
+    match copy(&stream, &output) {
+        Ok(()) => Ok(()),
         // The client has what it wanted and is gone.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Copies until the source ends. `std::io::copy` would splice, and Linux keeps a pipe locked while it waits for a socket to
+/// splice from: whoever reads the pipe would wait for the answer to a question that it has not asked yet.
+fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
+    let mut block = vec![0; BLOCK];
+    loop {
+        match from.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&block[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }

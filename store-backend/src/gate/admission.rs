@@ -63,7 +63,7 @@ impl Admissible {
 
 /// Makes the error that tells the uploader what a path lacks.
 pub(super) fn refused(store_dir: &StoreDir, path: &StorePath, decision: Decision) -> GateError {
-    GateError::Refused { path: store_dir.render_path(path), decision: Box::new(decision) }
+    GateError::Refused { path: store_dir.render_path(path), decision: Box::new(decision.refused()) }
 }
 
 /// A path that is about to become visible.

@@ -101,7 +101,7 @@ impl Gate {
         let absent = self.absent_output(offered).await?;
         let decision = policy.decide_realisation(&offered.out_path, &evidence, &absent, now());
         if decision.verdict() != Verdict::Admit {
-            return Err(GateError::Refused { path: id.to_string(), decision: Box::new(decision) });
+            return Err(GateError::Refused { path: id.to_string(), decision: Box::new(decision.refused()) });
         }
         // One signature for each key that verifies it: what does not verify, or says the same again, is not kept.
         let mut keys = Vec::new();
