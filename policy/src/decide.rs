@@ -33,7 +33,8 @@ pub enum Address {
 pub enum Strength {
     /// Nobody can make two contents share one.
     Strong,
-    /// By MD5 or SHA-1: two contents can be made to share one, so signatures are needed.
+    /// By MD5 or SHA-1, or without the offsets of self-references: two contents can be made to share one, so signatures are
+    /// needed.
     Forgeable,
 }
 
@@ -263,8 +264,7 @@ impl Policy {
                 address => {
                     findings.push(Finding::new(Code::QuorumMissing, self.lacking(&shortfall, now)));
                     if recompute && matches!(address, Address::Claimed(_) | Address::Proven(_)) {
-                        let message =
-                            "its content address is by MD5 or SHA-1, which stand for nothing without signatures";
+                        let message = "two contents can be made to share its content address, which stands for nothing without signatures";
                         findings.push(Finding::new(Code::WeakContentAddress, message));
                     }
                 }

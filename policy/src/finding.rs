@@ -79,8 +79,8 @@ codes! {
         "The stated content address does not make this path from these bytes. Whoever stated it is wrong or lies: \
          build the path again, and do not trust that source.";
     WeakContentAddress = "weak-content-address",
-        "The path is addressed by MD5 or SHA-1, under which two contents can be made to share an address, so it \
-         needs signatures like any other path.";
+        "Two contents can be made to share this path's content address (MD5, SHA-1, or a path that names itself, addressed by \
+         Nix 2.17 to 2.34), so it needs signatures like any other path.";
     MissingReference = "missing-reference",
         "The path refers to paths that are not admitted. Upload those first; a copy of the whole closure does so \
          in the right order.";

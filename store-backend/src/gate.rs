@@ -3,6 +3,7 @@
 
 mod admission;
 mod batch;
+mod claims;
 mod content;
 mod deletion;
 mod error;
@@ -31,7 +32,7 @@ pub use intake::MAX_REFERENCES;
 pub use signatures::Kept;
 pub use view::View;
 
-use crate::store::{BinaryCache, Record};
+use crate::store::{AddressProof, BinaryCache, Record};
 use index::Index;
 use memory::Memory;
 
@@ -50,6 +51,9 @@ pub struct Gate {
     memory: Memory,
     index: Index,
     whole_store: Semaphore,
+    /// Held shared while paths are made visible, and alone while paths are deleted, so that within this gate nothing is
+    /// deleted under a path that is about to refer to it.
+    order: tokio::sync::RwLock<()>,
 }
 
 impl Gate {
@@ -67,6 +71,7 @@ impl Gate {
             memory: Memory::default(),
             index: Index::default(),
             whole_store: Semaphore::new(WHOLE_STORE_QUERIES),
+            order: tokio::sync::RwLock::new(()),
         })
     }
 
@@ -121,8 +126,9 @@ impl Gate {
 
 /// How a record's content address stands.
 fn proven_address(record: &Record) -> Address {
-    match &record.info().content_address {
-        Some(address) if record.nar.address_proven => Address::Proven(strength(address)),
+    match (&record.info().content_address, record.nar.address) {
+        (Some(address), AddressProof::Proven) => Address::Proven(strength(address)),
+        (Some(_), AddressProof::WithoutOffsets) => Address::Proven(Strength::Forgeable),
         _ => Address::None,
     }
 }

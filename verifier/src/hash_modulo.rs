@@ -20,6 +20,8 @@ pub(crate) struct TooManySelfReferences;
 /// `src/libstore/references.cc`, `HashModuloSink`, `RewritingSink`.
 pub(crate) struct ModuloHasher {
     hasher: NixHasher,
+    /// The same without the offsets; only where a hash part is looked for.
+    without_offsets: Option<NixHasher>,
     needle: Option<Finder<'static>>,
     /// The last bytes, in which an occurrence may have begun; they are not hashed yet.
     held: Vec<u8>,
@@ -31,9 +33,11 @@ pub(crate) struct ModuloHasher {
 impl ModuloHasher {
     /// Starts a hash; without a hash part it is the plain one.
     pub(crate) fn new(algorithm: HashAlgorithm, hash_part: Option<&str>) -> Self {
+        let needle = hash_part.filter(|part| !part.is_empty()).map(|part| Finder::new(part).into_owned());
         Self {
             hasher: NixHasher::new(algorithm),
-            needle: hash_part.filter(|part| !part.is_empty()).map(|part| Finder::new(part).into_owned()),
+            without_offsets: needle.as_ref().map(|_| NixHasher::new(algorithm)),
+            needle,
             held: Vec::new(),
             offset: 0,
             matches: Vec::new(),
@@ -59,17 +63,25 @@ impl ModuloHasher {
         }
         let ready = self.held.len().saturating_sub(length - 1);
         self.hasher.update(&self.held[..ready]);
+        if let Some(without) = &mut self.without_offsets {
+            without.update(&self.held[..ready]);
+        }
         self.held.drain(..ready);
         self.offset += ready as u64;
         Ok(())
     }
 
-    pub(crate) fn finish(mut self) -> NixHash {
+    /// Returns the hash, and the one that Nix 2.17 to 2.34 computes, which leaves the offsets out; none where there are none.
+    pub(crate) fn finish(mut self) -> (NixHash, Option<NixHash>) {
         self.hasher.update(&self.held);
+        let without = self.without_offsets.filter(|_| !self.matches.is_empty()).map(|mut without| {
+            without.update(&self.held);
+            without.finalize()
+        });
         for position in &self.matches {
             self.hasher.update(format!("|{position}").as_bytes());
         }
-        self.hasher.finalize()
+        (self.hasher.finalize(), without)
     }
 }
 
@@ -84,7 +96,7 @@ mod tests {
         for part in parts {
             hasher.update(part).expect("few occurrences");
         }
-        hasher.finish()
+        hasher.finish().0
     }
 
     #[test]

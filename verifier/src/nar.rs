@@ -97,6 +97,9 @@ pub struct NarDigest {
     pub listing: Option<Vec<u8>>,
     /// The content address that was asked for.
     pub address: Option<CAHash>,
+    /// For an address over the NAR of a path that names itself: the one that Nix 2.17 to 2.34 computes, without the offsets
+    /// of the self-references. Contents with some of them zeroed share it, so it stands for nothing without signatures.
+    pub address_without_offsets: Option<CAHash>,
 }
 
 /// Reads one whole NAR, which must be all that `reader` has. Memory stays bounded whatever its size.
@@ -122,7 +125,8 @@ pub fn digest_nar<R: Read>(reader: R, request: Option<&AddressRequest>) -> Resul
             source => NarError::Malformed { offset, source },
         });
     }
-    let hash = visit.flat.or(reader.whole.map(ModuloHasher::finish));
+    let (whole, without_offsets) = reader.whole.map(ModuloHasher::finish).unzip();
+    let hash = visit.flat.or(whole);
     let address = match (request, visit.git, hash) {
         (None, ..) => None,
         (Some(_), Some(git), _) => git.finish().map(CAHash::Git),
@@ -137,6 +141,7 @@ pub fn digest_nar<R: Read>(reader: R, request: Option<&AddressRequest>) -> Resul
         nar_size: offset,
         listing: visit.listing.finish(),
         address,
+        address_without_offsets: without_offsets.flatten().map(CAHash::Nar),
     })
 }
 

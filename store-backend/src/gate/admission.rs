@@ -41,7 +41,7 @@ impl Admissible {
         let fingerprint = record.fingerprint(store_dir);
         let same = verified.info().fingerprint(store_dir).is_ok_and(|verified| verified == fingerprint);
         assert!(same, "a record is judged with the bytes of its own fingerprint");
-        record.nar.address_proven = verified.nar().address_proven;
+        record.nar.address = verified.nar().address;
         let path = record.info().path.clone();
         let evidence = Evidence::weigh(fingerprint.clone(), record.claims(), policy.keyring(), now());
         let address = proven_address(&record);

@@ -9,11 +9,12 @@ use tokio::task::JoinHandle;
 use verifier::{Claim, Evidence, Fingerprint, PathInfo, StorePath};
 
 use super::admission::{ATTEMPTS, Admissible, MAX_SIGNATURES, Publication, describe, refused};
+use super::claims::NarClaim;
 use super::intake::{Hashed, Intake, IntakeError, Keep, MAX_REFERENCES};
 use super::verified::{Luggage, Verified, address_request};
 use super::{Gate, GateError, Uploader, intake, now, strength};
 use crate::object::{Condition, Content, Draft, Etag, Put};
-use crate::store::{FileFacts, Record, State, nar_key, record_key};
+use crate::store::{FileFacts, Record, State, nar_key, narinfo_key, record_key};
 
 /// Paths whose bytes are in the works at once: while one is compressed, the next arrives.
 const IN_FLIGHT: usize = 3;
@@ -49,8 +50,8 @@ impl Wanted {
 struct Offered {
     info: PathInfo,
     fingerprint: Fingerprint,
-    /// The object that has these bytes already.
-    existing: Option<FileFacts>,
+    /// The object that has these bytes already, and the claim that keeps it from being deleted.
+    existing: Option<(FileFacts, NarClaim)>,
     /// The narinfo of another fingerprint that is no longer admitted, which this one may replace.
     replaces: Option<Etag>,
 }
@@ -106,7 +107,7 @@ impl Batch {
             Present::Absent(replaces) => replaces,
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let existing = gate.existing_nar(&info).await?;
+        let existing = gate.claim_existing(&info).await?;
         let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes };
         let request = address_request(&info);
         let intake = Intake::start(gate.cache.objects(), Some(info.nar_size), request, keep).await?;
@@ -143,8 +144,9 @@ impl Batch {
             Present::Absent(replaces) => replaces,
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let existing = self.gate.existing_nar(&info).await?;
-        let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, existing.clone())?;
+        let existing = self.gate.claim_existing(&info).await?;
+        let facts = existing.as_ref().map(|(facts, _)| facts.clone());
+        let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, facts)?;
         self.ready.push(Ready { offered: Offered { info, fingerprint, existing, replaces }, verified, luggage });
         Ok(())
     }
@@ -237,7 +239,8 @@ impl Batch {
             IntakeError::Nar(source) => GateError::Nar { path: store_dir.render_path(&offered.info.path), source },
             IntakeError::Object(error) => error.into(),
         })?;
-        let (verified, luggage) = Verified::compare(store_dir, offered.info.clone(), hashed, offered.existing.clone())?;
+        let facts = offered.existing.as_ref().map(|(facts, _)| facts.clone());
+        let (verified, luggage) = Verified::compare(store_dir, offered.info.clone(), hashed, facts)?;
         self.ready.push(Ready { offered, verified, luggage });
         Ok(())
     }
@@ -245,6 +248,11 @@ impl Batch {
     /// Makes what is ready visible: NARs and evidence first, then, once they are on disk, the narinfos in order. What cannot
     /// be admitted after all is left out, and with it what refers to it.
     async fn commit(&mut self) -> Result<(), GateError> {
+        if self.ready.is_empty() {
+            return Ok(());
+        }
+        let gate = self.gate.clone();
+        let _no_deletion = gate.order.read().await;
         let mut failed = None;
         let mut prepared = Vec::new();
         let mut here = HashSet::new();
@@ -260,6 +268,12 @@ impl Batch {
         }
         self.store(&mut prepared).await?;
         self.show(&prepared, &here).await?;
+        self.look_again(&prepared, &here).await?;
+        for prepared in prepared {
+            if let Some((_, claim)) = prepared.offered.existing {
+                gate.give_back(claim).await?;
+            }
+        }
         self.announced.clear();
         self.announced.extend(self.in_flight.iter().map(|(offered, _)| offered.info.path.clone()));
         failed.map_or(Ok(()), Err)
@@ -320,11 +334,14 @@ impl Batch {
                 (Put::Stored(_), _) => {}
                 // The same bytes are there already; how another gate compressed them only matters to the narinfo.
                 (Put::Refused, Part::Nar) => {
-                    if let Some(facts) = gate.existing_nar(&prepared.offered.info).await?
-                        && facts.file_size != prepared.record.nar.file.file_size
-                    {
-                        prepared.record.nar.file = facts;
+                    let Some((facts, claim)) = gate.claim_existing(&prepared.offered.info).await? else {
+                        let path = gate.cache.store_dir().render_path(&prepared.offered.info.path);
+                        return Err(GateError::Contended(format!("the NAR of {path}")));
+                    };
+                    if facts.file_size != prepared.record.nar.file.file_size {
+                        prepared.record.nar.file = facts.clone();
                     }
+                    prepared.offered.existing = Some((facts, claim));
                 }
                 (Put::Refused, Part::Evidence) => {
                     let path = &prepared.offered.info.path;
@@ -332,6 +349,29 @@ impl Batch {
                     let gone = || GateError::Contended(gate.cache.store_dir().render_path(path));
                     prepared.record = merged.ok_or_else(gone)?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks once more, now that all can see these paths, whether what they refer to is still there: another gate may have
+    /// deleted it meanwhile. It looks too, after it deletes, so at least one of the two backs off.
+    async fn look_again(&self, prepared_all: &[Prepared], here: &HashSet<StorePath>) -> Result<(), GateError> {
+        let gate = &self.gate;
+        let mut present = HashSet::new();
+        for prepared in prepared_all {
+            for reference in prepared.offered.info.other_references() {
+                if here.contains(reference) || present.contains(reference) {
+                    continue;
+                }
+                if gate.cache.objects().head(&narinfo_key(reference)).await?.is_none() {
+                    // Last first, so that nothing visible refers to what is not.
+                    for prepared in prepared_all.iter().rev() {
+                        gate.withdraw(&prepared.offered.info.path).await?;
+                    }
+                    return Err(GateError::not_valid(gate.cache.store_dir(), reference));
+                }
+                present.insert(reference.clone());
             }
         }
         Ok(())
@@ -388,10 +428,13 @@ impl Gate {
         Evidence::weigh(fingerprint.clone(), claims, self.policy().keyring(), now())
     }
 
-    /// Describes the object that has a path's bytes, if there is one. Such an object is written only after its hash was
-    /// checked.
-    pub(super) async fn existing_nar(&self, info: &PathInfo) -> Result<Option<FileFacts>, GateError> {
+    /// Describes the object that has a path's bytes, if there is one, and claims it. Such an object is written only after its
+    /// hash was checked.
+    async fn claim_existing(&self, info: &PathInfo) -> Result<Option<(FileFacts, NarClaim)>, GateError> {
+        let Some(claim) = self.claim_nar(&info.nar_hash).await? else {
+            return Ok(None);
+        };
         let size = self.cache.nar_file_size(&info.nar_hash).await?;
-        Ok(size.map(|file_size| FileFacts { file_hash: None, file_size }))
+        Ok(size.map(|file_size| (FileFacts { file_hash: None, file_size }, claim)))
     }
 }

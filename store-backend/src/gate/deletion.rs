@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use verifier::StorePath;
+use verifier::{NarHash, StorePath};
 
 use super::{Gate, GateError};
-use crate::object::Key;
-use crate::store::{hash_part_of, listing_key, nar_key, narinfo_key};
+use crate::object::{Condition, Draft, Etag, Key, Object};
+use crate::store::{hash_part_of, listing_key, narinfo_key};
+
+/// Longest narinfo that is kept in mind for putting it back, in bytes.
+const MAX_NARINFO: u64 = 1 << 20;
 
 /// What a deletion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,71 +20,121 @@ pub struct Deleted {
     pub bytes_freed: u64,
 }
 
+/// A path whose narinfo is gone and can be put back.
+struct Hidden {
+    path: StorePath,
+    nar_hash: NarHash,
+    narinfo: Object,
+}
+
 impl Gate {
     /// Deletes paths, with their evidence. A path that is not there is passed over, as in Nix.
     ///
-    /// The narinfo goes first, so that a crash leaves only what nobody can see. A NAR stays while another path has the same.
+    /// The narinfos go first: a crash leaves only what nobody can see. Then it is looked once more whether somebody refers to
+    /// them, since another gate may have admitted a referrer meanwhile; if so, they are put back. A NAR stays while anybody
+    /// needs it.
     ///
     /// # Errors
     /// [`GateError::Referred`] when a path that stays refers to one of them; then nothing was deleted.
     pub async fn delete(&self, paths: &[StorePath]) -> Result<Deleted, GateError> {
+        let _alone = self.order.write().await;
         let doomed: BTreeSet<&StorePath> = paths.iter().collect();
-        let mut referred = None;
-        let mut nars = std::collections::HashMap::new();
-        {
-            let _turn = self.whole_store.acquire().await;
-            let look = |known: &super::index::Known| {
-                if doomed.contains(&known.path) {
-                    return;
-                }
-                *nars.entry(known.nar_hash).or_insert(0_usize) += 1;
-                if let Some(path) = paths.iter().find(|path| known.refers_to(path)) {
-                    referred = Some((path.clone(), known.path.clone()));
-                }
-            };
-            self.index.visit(&self.cache, look).await?;
-        }
-        let store_dir = self.cache.store_dir();
-        if let Some((path, referrer)) = referred {
-            return Err(GateError::Referred {
-                path: store_dir.render_path(&path),
-                referrer: store_dir.render_path(&referrer),
-            });
+        self.refuse_referred(&doomed).await?;
+        let hidden = self.hide(&doomed).await?;
+        if let Err(error) = self.refuse_referred(&doomed).await {
+            for Hidden { path, narinfo, .. } in hidden {
+                let draft = Draft::of_bytes(narinfo_key(&path), Condition::Absent, narinfo.bytes);
+                self.cache.objects().publish(vec![draft]).await?;
+            }
+            return Err(error);
         }
         let mut deleted = Deleted::default();
-        for path in doomed {
-            let Some(narinfo) = self.cache.narinfo(&hash_part_of(path)).await? else {
-                continue;
-            };
-            if narinfo.info.path != *path || !self.cache.objects().delete(&narinfo_key(path), &narinfo.etag).await? {
-                continue;
-            }
-            self.memory.forget(path);
-            self.remove(&listing_key(path)).await?;
-            let evidence = format!("quorum/evidence/{}/", hash_part_of(path));
-            let mut pages = self.cache.objects().list(&evidence).await?;
-            while let Some(page) = pages.next().await? {
-                for entry in page {
-                    if let Some(key) = Key::new(format!("{evidence}{}", entry.name)) {
-                        self.remove(&key).await?;
-                    }
-                }
-            }
-            if !nars.contains_key(&narinfo.info.nar_hash) {
-                deleted.bytes_freed += self.remove(&nar_key(&narinfo.info.nar_hash)).await?;
-            }
-            tracing::info!(path = %store_dir.render_path(path), "deleted");
-            deleted.paths.insert(path.clone());
+        for Hidden { path, nar_hash, .. } in hidden {
+            self.remove(&listing_key(&path)).await?;
+            self.remove_evidence(&path).await?;
+            deleted.bytes_freed += self.delete_nar(&nar_hash, async || self.is_needed(&nar_hash).await).await?;
+            tracing::info!(path = %self.cache.store_dir().render_path(&path), "deleted");
+            deleted.paths.insert(path);
         }
         Ok(deleted)
     }
 
     /// Removes an object as it is now; returns its size, 0 if there was none.
-    async fn remove(&self, key: &Key) -> Result<u64, GateError> {
+    pub(super) async fn remove(&self, key: &Key) -> Result<u64, GateError> {
         let objects = self.cache.objects();
         match objects.head(key).await? {
             Some(found) if objects.delete(key, &found.etag).await? => Ok(found.size),
             _ => Ok(0),
         }
+    }
+
+    /// Withdraws a narinfo that was just published, because something that it rests on is gone.
+    pub(super) async fn withdraw(&self, path: &StorePath) -> Result<(), GateError> {
+        self.remove(&narinfo_key(path)).await?;
+        self.memory.forget(path);
+        Ok(())
+    }
+
+    /// Says no if a path that is not to be deleted refers to one that is.
+    async fn refuse_referred(&self, doomed: &BTreeSet<&StorePath>) -> Result<(), GateError> {
+        let _turn = self.whole_store.acquire().await;
+        let mut referred = None;
+        let look = |known: &super::index::Known| {
+            if !doomed.contains(&known.path)
+                && let Some(path) = doomed.iter().find(|path| known.refers_to(path))
+            {
+                referred = Some(((*path).clone(), known.path.clone()));
+            }
+        };
+        self.index.visit(&self.cache, look).await?;
+        let store_dir = self.cache.store_dir();
+        match referred {
+            None => Ok(()),
+            Some((path, referrer)) => Err(GateError::Referred {
+                path: store_dir.render_path(&path),
+                referrer: store_dir.render_path(&referrer),
+            }),
+        }
+    }
+
+    /// Deletes the narinfos of paths, keeping them in mind.
+    async fn hide(&self, doomed: &BTreeSet<&StorePath>) -> Result<Vec<Hidden>, GateError> {
+        let objects = self.cache.objects();
+        let mut hidden = Vec::new();
+        for path in doomed {
+            let Some(info) = self.cache.narinfo(&hash_part_of(path)).await?.map(|narinfo| narinfo.info) else {
+                continue;
+            };
+            let Some(narinfo) = objects.get(&narinfo_key(path), MAX_NARINFO).await? else {
+                continue;
+            };
+            let version: &Etag = &narinfo.etag;
+            if info.path == **path && objects.delete(&narinfo_key(path), version).await? {
+                self.memory.forget(path);
+                hidden.push(Hidden { path: (*path).clone(), nar_hash: info.nar_hash, narinfo });
+            }
+        }
+        Ok(hidden)
+    }
+
+    async fn remove_evidence(&self, path: &StorePath) -> Result<(), GateError> {
+        let folder = format!("quorum/evidence/{}/", hash_part_of(path));
+        let mut pages = self.cache.objects().list(&folder).await?;
+        while let Some(page) = pages.next().await? {
+            for entry in page {
+                if let Some(key) = Key::new(format!("{folder}{}", entry.name)) {
+                    self.remove(&key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says whether a visible path has this NAR.
+    async fn is_needed(&self, nar_hash: &NarHash) -> Result<bool, GateError> {
+        let _turn = self.whole_store.acquire().await;
+        let mut needed = false;
+        self.index.visit(&self.cache, |known| needed |= known.nar_hash == *nar_hash).await?;
+        Ok(needed)
     }
 }

@@ -5,7 +5,7 @@ use verifier::{AddressRequest, PathInfo, StoreDir};
 use super::intake::Hashed;
 use super::{GateError, now};
 use crate::object::Upload;
-use crate::store::{FileFacts, NarRecord, Record, hash_part_of};
+use crate::store::{AddressProof, FileFacts, NarRecord, Record, hash_part_of};
 
 /// A path info together with the proof that its NAR's bytes were hashed and match it, address and all.
 ///
@@ -43,11 +43,16 @@ impl Verified {
                 found_size: digest.nar_size,
             });
         }
+        let mut proof = AddressProof::None;
         if let Some(address) = &info.content_address {
             address
                 .check_path(store_dir, &info)
                 .map_err(|error| GateError::FalseAddress { path: path.clone(), why: error.to_string() })?;
-            if digest.address.as_ref() != Some(address.hash()) {
+            if digest.address.as_ref() == Some(address.hash()) {
+                proof = AddressProof::Proven;
+            } else if digest.address_without_offsets.as_ref() == Some(address.hash()) {
+                proof = AddressProof::WithoutOffsets;
+            } else {
                 let found = digest.address.map_or_else(|| "none".to_owned(), |hash| hash.to_nix_string());
                 let why = format!("the address says {address}, the bytes say {found}");
                 return Err(GateError::FalseAddress { path, why });
@@ -61,7 +66,7 @@ impl Verified {
                 return Err(GateError::Unacceptable { path, why });
             }
         };
-        let nar = NarRecord { verified: now(), address_proven: info.content_address.is_some(), file };
+        let nar = NarRecord { verified: now(), address: proof, file };
         Ok((Self { info, nar }, Luggage { upload, listing: digest.listing }))
     }
 

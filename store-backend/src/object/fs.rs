@@ -225,54 +225,40 @@ impl Directory {
 
 #[async_trait]
 impl ObjectStore for Directory {
+    // A look at a small local file takes microseconds; handing it to another thread and back takes many times that. So small
+    // reads are done in place, and only what writes, syncs, locks or lists is done elsewhere.
+
     async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
-        let key = key.clone();
-        self.blocking(move |this| {
-            let Some((mut file, metadata)) = this.open_file(&key)? else {
-                return Ok(None);
-            };
-            let size = metadata.size;
-            if size > limit {
-                return Err(ObjectError::TooLong { key, size, limit });
-            }
-            let mut bytes = Vec::with_capacity(size as usize);
-            file.read_to_end(&mut bytes).map_err(io_error("read", this.path(&key)))?;
-            Ok(Some(Object { bytes: bytes.into(), etag: metadata.etag }))
-        })
-        .await
+        let Some((mut file, metadata)) = self.open_file(key)? else {
+            return Ok(None);
+        };
+        let size = metadata.size;
+        if size > limit {
+            return Err(ObjectError::TooLong { key: key.clone(), size, limit });
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        file.read_to_end(&mut bytes).map_err(io_error("read", self.path(key)))?;
+        Ok(Some(Object { bytes: bytes.into(), etag: metadata.etag }))
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError> {
-        let key = key.clone();
-        self.blocking(move |this| {
-            let path = this.path(&key);
-            let found = absent(fs::symlink_metadata(&path)).map_err(io_error("inspect", &path))?;
-            Ok(found.map(|found| Metadata { size: found.len(), etag: etag(&found) }))
-        })
-        .await
+        let path = self.path(key);
+        let found = absent(fs::symlink_metadata(&path)).map_err(io_error("inspect", &path))?;
+        Ok(found.map(|found| Metadata { size: found.len(), etag: etag(&found) }))
     }
 
     async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError> {
-        let key = key.clone();
-        self.blocking(move |this| {
-            let Some((mut file, metadata)) = this.open_file(&key)? else {
-                return Ok(None);
-            };
-            if from > 0 {
-                file.seek(SeekFrom::Start(from)).map_err(io_error("read", this.path(&key)))?;
-            }
-            let reader: Box<dyn Read + Send> = Box::new(file);
-            Ok(Some((metadata, reader)))
-        })
-        .await
+        let Some((mut file, metadata)) = self.open_file(key)? else {
+            return Ok(None);
+        };
+        if from > 0 {
+            file.seek(SeekFrom::Start(from)).map_err(io_error("read", self.path(key)))?;
+        }
+        Ok(Some((metadata, Box::new(file))))
     }
 
     async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError> {
-        self.blocking(|this| {
-            let upload: Box<dyn Upload> = Box::new(this.staged()?);
-            Ok(upload)
-        })
-        .await
+        Ok(Box::new(self.staged()?))
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {

@@ -48,14 +48,26 @@ pub struct FileFacts {
     pub file_size: u64,
 }
 
+/// What the bytes say of the content address that a path is said to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressProof {
+    /// There is none to say anything of.
+    None,
+    /// It was recomputed from them, and holds.
+    Proven,
+    /// It was recomputed as Nix 2.17 to 2.34 does for a path that names itself: other contents may share it.
+    WithoutOffsets,
+}
+
 /// The record of having hashed a NAR.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct NarRecord {
     /// When a gate hashed its bytes and found what the fingerprint says.
     pub verified: Timestamp,
-    /// Whether the content address was recomputed from those bytes and holds.
-    pub address_proven: bool,
+    /// What those bytes say of the content address.
+    pub address: AddressProof,
     /// The object it was stored as.
     pub file: FileFacts,
 }
