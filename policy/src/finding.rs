@@ -81,6 +81,9 @@ codes! {
     WeakContentAddress = "weak-content-address",
         "Two contents can be made to share this path's content address (MD5, SHA-1, or a path that names itself, addressed by \
          Nix 2.17 to 2.34), so it needs signatures like any other path.";
+    UnprovenContentAddress = "unproven-content-address",
+        "Nothing but its content address vouches for the path, and only its bytes can show that they have that address. \
+         Verify it with its contents, or let signers sign it.";
     MissingReference = "missing-reference",
         "The path refers to paths that are not admitted. Upload those first; a copy of the whole closure does so \
          in the right order.";

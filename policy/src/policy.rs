@@ -1,4 +1,5 @@
-//! The policy: who may sign, and what it takes. [`Policy::parse`] alone makes one, so a policy that exists can be met.
+//! The policy: who may sign, and what it takes. Only [`Policy::parse`] and [`Policy::of_keys`] make one, so a policy that
+//! exists can be met.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 mod admission;
 mod batch;
 mod claims;
+mod commit;
 mod content;
 mod deletion;
 mod error;

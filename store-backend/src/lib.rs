@@ -1,5 +1,6 @@
 //! All of nix-quorum's input and output: the wire, the protocol, the store, the gate and the daemon.
 
+pub mod audit;
 pub mod client;
 pub mod daemon;
 pub mod gate;

@@ -1,10 +1,18 @@
 //! Stores: what is kept where, and how it is read. Whether it may be read is the gate's affair.
 
+mod any_cache;
+mod argument;
 mod binary_cache;
+mod daemon;
+mod decompress;
 mod nar;
+mod reading;
 mod record;
 
+pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
 pub(crate) use binary_cache::{listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key};
+pub use daemon::Daemon;
 pub use nar::{NarRead, NarReadError, NarStream};
+pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
 pub use record::{AddressProof, FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

@@ -168,7 +168,7 @@ impl Evidence {
         let mut named = false;
         for (signer, key) in keyring.keys_named(signature.key_name()) {
             named = true;
-            if key.public.verifies(&self.fingerprint, signature) {
+            if keyring.verifications().verifies(&key.public, &self.fingerprint, signature) {
                 return (self.limits(signer, key, first_seen, now), Some(*key.public.as_bytes()));
             }
         }

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::key::{KeyName, PublicKey};
 use crate::time::Timestamp;
+use crate::verifications::Verifications;
 
 /// Why signers do not make a keyring. Whoever wrote the policy caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -72,6 +73,7 @@ impl SignerId {
 pub struct Keyring {
     signers: Vec<Signer>,
     by_key_name: HashMap<KeyName, Vec<(SignerId, usize)>>,
+    verifications: Arc<Verifications>,
 }
 
 impl Keyring {
@@ -95,7 +97,7 @@ impl Keyring {
                 by_key_name.entry(trusted.public.name().clone()).or_default().push((id, index));
             }
         }
-        Ok(Self { signers, by_key_name })
+        Ok(Self { signers, by_key_name, verifications: Arc::default() })
     }
 
     /// Lists the signers in their order.
@@ -116,6 +118,11 @@ impl Keyring {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<SignerId> {
         self.signers().find(|(_, signer)| &*signer.name == name).map(|(id, _)| id)
+    }
+
+    /// Returns what is remembered of signatures that these keys were seen to have made.
+    pub(crate) fn verifications(&self) -> &Verifications {
+        &self.verifications
     }
 
     /// Lists the keys that have a name: a signature is tried against all of them, and against no others.

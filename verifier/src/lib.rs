@@ -19,6 +19,7 @@ mod path_info;
 mod realisation;
 mod signature;
 mod time;
+mod verifications;
 
 pub use address::{AddressError, ContentAddress};
 pub use evidence::{Claim, Evidence, Judged, Verdict};

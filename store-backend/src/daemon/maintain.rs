@@ -54,12 +54,11 @@ where
         Ok(())
     }
 
-    /// Looks at every path that the store has, and, where asked, at every byte. Answers 1 if something is wrong, as Nix does.
+    /// Looks at every path that the store has: whether its NAR is there, and, where asked, at every byte. Answers 1 if
+    /// something is wrong, as Nix does. Unlike Nix, it repairs nothing, since it has nowhere to fetch from: it says what to do.
     pub(super) async fn verify_store(&mut self, contents: bool, repair: bool) -> Result<(), OperationError> {
         if repair {
             self.require_trust("repair paths")?;
-            let why = "this store cannot repair by itself: upload the damaged paths again";
-            return Err(OperationError::Reply(why.into()));
         }
         let store_dir = self.store_dir();
         let paths = self.gate.view().all_paths().await?;
@@ -69,16 +68,24 @@ where
             if done % REPORT_EVERY == 0 {
                 self.progress(done, paths.len(), failed).await?;
             }
-            if contents && let Err(error) = self.read_through(path).await {
+            let looked = if contents { self.read_through(path).await } else { self.look(path).await };
+            if let Err(error) = looked {
                 failed += 1;
                 let line = format!("{}: {}", store_dir.render_path(path), escaped(&error));
                 self.say(line).await?;
             }
         }
+        if repair && failed > 0 {
+            self.say("this store cannot repair by itself: upload the damaged paths again".into()).await?;
+        }
         Message::StopActivity(ACTIVITY).write(&mut self.writer);
         Message::Last.write(&mut self.writer);
         self.writer.put_flag(failed > 0);
         Ok(())
+    }
+
+    async fn look(&self, path: &verifier::StorePath) -> Result<(), String> {
+        self.gate.view().nar(path).await.map(drop).map_err(|error| error.to_string())
     }
 
     async fn read_through(&self, path: &verifier::StorePath) -> Result<(), String> {

@@ -13,7 +13,7 @@ use verifier::{
     StorePath,
 };
 
-use super::intake::{Intake, IntakeError, Keep, MAX_REFERENCES, Wanted};
+use super::intake::{Intake, IntakeError, Keep, MAX_REFERENCES, Queue, Wanted};
 use super::{Batch, Gate, GateError, Uploader, now, strength};
 use crate::object::ObjectError;
 use crate::wire::{ByteSource, Reader};
@@ -58,7 +58,7 @@ impl Gate {
         let objects = self.cache.objects();
         let intake = match addition.method {
             ContentAddressMethod::Nar | ContentAddressMethod::Git => {
-                let mut intake = Intake::start(objects, None, Some(request), keep).await?;
+                let mut intake = Intake::start(objects, None, Some(request), keep, &Queue::new()).await?;
                 while let Some(chunk) = addition.next_chunk(bytes).await? {
                     if intake.feed(chunk).await == Wanted::NoMore {
                         break;
@@ -73,7 +73,7 @@ impl Gate {
                 }
                 let [before, after] = framing(spool.size);
                 let nar_size = (before.len() + after.len()) as u64 + spool.size;
-                let mut intake = Intake::start(objects, Some(nar_size), Some(request), keep).await?;
+                let mut intake = Intake::start(objects, Some(nar_size), Some(request), keep, &Queue::new()).await?;
                 intake.feed(before).await;
                 spool.rewind().await?;
                 while let Some(chunk) = spool.pop().await? {
@@ -171,9 +171,11 @@ fn framing(size: u64) -> [Bytes; 2] {
         put_token(&mut before, token);
     }
     before.extend_from_slice(&size.to_le_bytes());
-    let mut after = vec![0; (size.next_multiple_of(8) - size) as usize];
-    put_token(&mut after, ")");
-    [before.into(), after.into()]
+    let padding = vec![0; (size.next_multiple_of(8) - size) as usize];
+    // Tokens are padded by their own length, whatever stands before them.
+    let mut end = Vec::new();
+    put_token(&mut end, ")");
+    [before.into(), [padding, end].concat().into()]
 }
 
 fn put_token(nar: &mut Vec<u8>, token: &str) {
@@ -242,4 +244,27 @@ impl Spool {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, ObjectError> {
     spawn_blocking(work).await?.map_err(|source| ObjectError::Io { action: "spool", place: "content".into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::framing;
+
+    #[test]
+    fn a_file_of_any_length_is_framed_as_a_nar() {
+        for size in 0..=17_u64 {
+            let content = vec![b'x'; size as usize];
+            let [before, after] = framing(size);
+            let nar = [&before[..], &content, &after[..]].concat();
+            let mut files = Vec::new();
+            nix_archive::nar::decode_events(&nar, |event| {
+                if let nix_archive::nar::Event::Regular { contents, .. } = event {
+                    files.push(contents.to_vec());
+                }
+                Ok(())
+            })
+            .unwrap_or_else(|error| panic!("{size} bytes: {error}"));
+            assert_eq!(files, [content]);
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 use verifier::{AddressRequest, NarDigest, NarError, NarHash, digest_nar};
 
@@ -23,8 +23,14 @@ pub const MAX_REFERENCES: usize = 10_000;
 /// Up to this size, in bytes, a NAR is gathered before it is worked on.
 const SMALL: u64 = 512 << 10;
 
-/// Chunks that may wait for each of the two threads; a chunk has at most 128 KiB.
-const WAITING: usize = 8;
+/// Bytes of one upload that may wait for its threads, so that the next NAR arrives while the last is compressed.
+const QUEUED: usize = 10 << 20;
+
+/// The unit in which they are counted, in bytes.
+const QUEUE_UNIT: usize = 1 << 10;
+
+/// Chunks that may wait for one thread. What bounds memory is [`QUEUED`]; this only keeps tiny chunks from adding up.
+const WAITING: usize = 4096;
 
 /// zstd's level: its default, and Nix's.
 const LEVEL: i32 = 3;
@@ -60,9 +66,34 @@ pub(super) enum IntakeError {
     Object(#[from] ObjectError),
 }
 
+/// Room for bytes that wait for their threads, shared by the NARs of one upload.
+#[derive(Clone)]
+pub(super) struct Queue(Arc<Semaphore>);
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(QUEUED / QUEUE_UNIT)))
+    }
+
+    /// Waits until there is room for a chunk.
+    async fn place(&self, chunk: Bytes) -> Queued {
+        let units = chunk.len().div_ceil(QUEUE_UNIT).min(QUEUED / QUEUE_UNIT);
+        let place = self.0.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok();
+        Queued { chunk, _place: Arc::new(place) }
+    }
+}
+
+/// A chunk that waits for its threads. The room it takes is free again when both are done with it.
+#[derive(Clone)]
+struct Queued {
+    chunk: Bytes,
+    _place: Arc<Option<OwnedSemaphorePermit>>,
+}
+
 /// A NAR that is being taken in. Dropped, it leaves nothing behind.
 pub(super) struct Intake {
     feed: Feed,
+    queue: Queue,
 }
 
 enum Feed {
@@ -73,9 +104,9 @@ enum Feed {
         keep: Keep,
     },
     Large {
-        to_digest: mpsc::Sender<Bytes>,
+        to_digest: mpsc::Sender<Queued>,
         digest: JoinHandle<Result<NarDigest, NarError>>,
-        compression: Option<(mpsc::Sender<Bytes>, Compressing)>,
+        compression: Option<(mpsc::Sender<Queued>, Compressing)>,
     },
 }
 
@@ -86,10 +117,12 @@ impl Intake {
         size: Option<u64>,
         request: Option<AddressRequest>,
         keep: Keep,
+        queue: &Queue,
     ) -> Result<Self, ObjectError> {
+        let queue = queue.clone();
         if size.is_some_and(|size| size <= SMALL) {
             let objects = objects.clone();
-            return Ok(Self { feed: Feed::Small { chunks: VecDeque::new(), objects, request, keep } });
+            return Ok(Self { feed: Feed::Small { chunks: VecDeque::new(), objects, request, keep }, queue });
         }
         let (to_digest, chunks) = mpsc::channel(WAITING);
         let digest = spawn_blocking(move || digest_nar(Chunks::new(chunks), request.as_ref()));
@@ -102,7 +135,7 @@ impl Intake {
                 Some((to_compress, handle))
             }
         };
-        Ok(Self { feed: Feed::Large { to_digest, digest, compression } })
+        Ok(Self { feed: Feed::Large { to_digest, digest, compression }, queue })
     }
 
     /// Takes in the next bytes. When it says that nobody wants more, [`Intake::finish`] says why.
@@ -110,6 +143,7 @@ impl Intake {
         match &mut self.feed {
             Feed::Small { chunks, .. } => chunks.push_back(chunk),
             Feed::Large { to_digest, compression, .. } => {
+                let chunk = self.queue.place(chunk).await;
                 if let Some((to_compress, _)) = compression
                     && to_compress.send(chunk.clone()).await.is_err()
                 {
@@ -194,7 +228,7 @@ fn compress_stream(mut nar: Chunks, size: Option<u64>, upload: Box<dyn Upload>) 
     let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(compression_failed)?;
     encoder.set_pledged_src_size(size).map_err(compression_failed)?;
     while let Some(chunk) = nar.next() {
-        if let Err(error) = encoder.write_all(&chunk) {
+        if let Err(error) = encoder.write_all(&chunk.chunk) {
             return Err(sink_error(encoder.get_mut().get_mut(), error));
         }
     }
@@ -247,30 +281,32 @@ impl Write for Sink {
 
 /// Chunks from a channel, for a thread that may block.
 struct Chunks {
-    chunks: mpsc::Receiver<Bytes>,
-    pending: Bytes,
+    chunks: mpsc::Receiver<Queued>,
+    pending: Option<Queued>,
 }
 
 impl Chunks {
-    fn new(chunks: mpsc::Receiver<Bytes>) -> Self {
-        Self { chunks, pending: Bytes::new() }
+    fn new(chunks: mpsc::Receiver<Queued>) -> Self {
+        Self { chunks, pending: None }
     }
 
-    fn next(&mut self) -> Option<Bytes> {
+    fn next(&mut self) -> Option<Queued> {
         self.chunks.blocking_recv()
     }
 }
 
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.pending.is_empty() {
-            match self.next() {
-                Some(chunk) => self.pending = chunk,
-                None => return Ok(0),
+        loop {
+            if let Some(pending) = self.pending.as_mut().filter(|pending| !pending.chunk.is_empty()) {
+                let count = buffer.len().min(pending.chunk.len());
+                pending.chunk.copy_to_slice(&mut buffer[..count]);
+                return Ok(count);
+            }
+            self.pending = self.next();
+            if self.pending.is_none() {
+                return Ok(0);
             }
         }
-        let count = buffer.len().min(self.pending.len());
-        self.pending.copy_to_slice(&mut buffer[..count]);
-        Ok(count)
     }
 }

@@ -3,7 +3,7 @@
 //! | promise | how |
 //! |---|---|
 //! | whole or not at all | a file is written under `quorum/tmp`, synced, then linked or renamed to its name |
-//! | only if absent | `link`, which fails where there is a file |
+//! | only if absent | a rename that replaces nothing (or `link`), which fails where there is a file |
 //! | only if unchanged | a lock for the key, compare, `rename` |
 //! | durable | content is synced before it gets its name, and the names before `publish` returns |
 
@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, syncfs};
+use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -67,6 +68,16 @@ impl Directory {
         let directory = Self { root: Arc::new(root) };
         directory.remove_leftovers()?;
         Ok(directory)
+    }
+
+    /// Opens a directory that is there already, to read it: nothing is written, and a reader's rights are enough.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn existing(root: impl Into<PathBuf>) -> Result<Self, ObjectError> {
+        let root = root.into();
+        fs::read_dir(&root).map_err(io_error("open", &root))?;
+        Ok(Self { root: Arc::new(root) })
     }
 
     /// Returns the directory's path.
@@ -152,7 +163,7 @@ impl Directory {
     fn name(&self, key: &Key, condition: Condition, file: &StagedFile, target: &Path) -> Result<Put, ObjectError> {
         let etag = etag(&file.file.metadata().map_err(io_error("inspect", &file.path))?);
         match condition {
-            Condition::Absent => match fs::hard_link(&file.path, target) {
+            Condition::Absent => match name_if_absent(&file.path, target) {
                 Ok(()) => Ok(Put::Stored(etag)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Refused),
                 Err(error) => Err(io_error("write", target)(error)),
@@ -366,6 +377,14 @@ fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// Gives a file a name that nobody has, in one step; where the file system has no such rename, by a second link.
+fn name_if_absent(file: &Path, target: &Path) -> io::Result<()> {
+    match renameat_with(CWD, file, CWD, target, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(file, target),
+        renamed => Ok(renamed?),
+    }
 }
 
 /// A file is never written in place, so a new version is a new file: its number, time and length tell it apart.

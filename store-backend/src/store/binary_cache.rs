@@ -8,7 +8,9 @@ use verifier::{
     ContentAddress, FingerprintDigest, NarHash, NixHash, OutputId, PathInfo, StoreDir, StorePath, nixbase32,
 };
 
+use super::reading::NarFile;
 use super::record::{Record, RecordError};
+use crate::client::ClientError;
 use crate::object::{Condition, Draft, Etag, Key, ObjectError, ObjectStore};
 
 /// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
@@ -56,6 +58,28 @@ pub enum StoreError {
     /// A name of a peer's cannot name an object.
     #[error("{0:?} cannot be kept: its name has characters that no object's may have")]
     Name(String),
+    /// A directory or bucket is not a binary cache.
+    #[error("this is no binary cache: it has no {CACHE_INFO}")]
+    NotACache,
+    /// A NAR is kept in a form that is not read here.
+    #[error("{url} is compressed with {found}, which is not read here; zstd, xz and none are")]
+    Compression {
+        /// Where the narinfo says it is.
+        url: String,
+        /// The compression's name.
+        found: String,
+    },
+    /// A daemon could not answer.
+    #[error(transparent)]
+    Daemon(#[from] ClientError),
+    /// A daemon did not answer in time.
+    #[error("{place} has sent nothing for {seconds} seconds")]
+    Stalled {
+        /// The daemon's socket.
+        place: String,
+        /// How long was waited.
+        seconds: u64,
+    },
 }
 
 /// A narinfo as it lies in the store.
@@ -63,6 +87,8 @@ pub enum StoreError {
 pub struct Narinfo {
     /// What it says.
     pub info: PathInfo,
+    /// Where it says that the NAR is. A gate derives that from the NAR's hash instead.
+    pub file: NarFile,
     /// Which version it is.
     pub etag: Etag,
 }
@@ -80,22 +106,32 @@ impl BinaryCache {
     /// # Errors
     /// When it is another store directory's, or cannot be read or written.
     pub async fn open(objects: Arc<dyn ObjectStore>, store_dir: &StoreDir) -> Result<Self, StoreError> {
-        let cache = Self { objects, store_dir: Arc::new(store_dir.clone()) };
-        let key = key(CACHE_INFO);
-        match cache.objects.get(&key, MAX_NARINFO).await? {
-            Some(object) => {
-                let text = String::from_utf8_lossy(&object.bytes);
-                let found = text.lines().find_map(|line| line.strip_prefix("StoreDir:")).unwrap_or("").trim();
-                if found != store_dir.as_str() {
-                    return Err(StoreError::StoreDir { found: found.to_owned(), expected: store_dir.clone() });
-                }
-            }
+        match stated_store_dir(&*objects).await? {
+            Some(found) => expect_store_dir(found, store_dir)?,
             None => {
                 let text = format!("StoreDir: {store_dir}\n");
-                cache.objects.publish(vec![Draft::of_bytes(key, Condition::Absent, text)]).await?;
+                objects.publish(vec![Draft::of_bytes(key(CACHE_INFO), Condition::Absent, text)]).await?;
             }
         }
-        Ok(cache)
+        Ok(Self { objects, store_dir: Arc::new(store_dir.clone()) })
+    }
+
+    /// Opens a binary cache that is there already, anybody's, to read it. `expected` is the store directory that it must be
+    /// of; without one it may be of any.
+    ///
+    /// # Errors
+    /// When it is none, is another store directory's, or cannot be read.
+    pub async fn open_existing(objects: Arc<dyn ObjectStore>, expected: Option<&StoreDir>) -> Result<Self, StoreError> {
+        let found = stated_store_dir(&*objects).await?.ok_or(StoreError::NotACache)?;
+        let store_dir = match expected {
+            Some(expected) => {
+                expect_store_dir(found, expected)?;
+                expected.clone()
+            }
+            None => StoreDir::new(found)
+                .map_err(|error| StoreError::Narinfo { key: key(CACHE_INFO), why: error.to_string() })?,
+        };
+        Ok(Self { objects, store_dir: Arc::new(store_dir) })
     }
 
     /// Returns the store directory.
@@ -140,7 +176,8 @@ impl BinaryCache {
         if hash_part_of(&info.path) != hash_part {
             return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
         }
-        Ok(Some(Narinfo { info, etag: object.etag }))
+        let file = NarFile { url: parsed.url().to_owned(), compression: parsed.compression().clone() };
+        Ok(Some(Narinfo { info, file, etag: object.etag }))
     }
 
     /// Reads the evidence object of a path's fingerprint; none if there is none.
@@ -204,6 +241,19 @@ impl BinaryCache {
         }
         Ok(bytes)
     }
+}
+
+/// Returns the store directory that a binary cache says it is of; none where there is no binary cache.
+async fn stated_store_dir(objects: &dyn ObjectStore) -> Result<Option<String>, StoreError> {
+    let object = objects.get(&key(CACHE_INFO), MAX_NARINFO).await?;
+    Ok(object.map(|object| {
+        let text = String::from_utf8_lossy(&object.bytes);
+        text.lines().find_map(|line| line.strip_prefix("StoreDir:")).unwrap_or("").trim().to_owned()
+    }))
+}
+
+fn expect_store_dir(found: String, expected: &StoreDir) -> Result<(), StoreError> {
+    if found == expected.as_str() { Ok(()) } else { Err(StoreError::StoreDir { found, expected: expected.clone() }) }
 }
 
 /// Returns a path's hash part: 32 characters of Nix's base 32.

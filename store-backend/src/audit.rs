@@ -1,0 +1,87 @@
+//! The audit: what a store holds, held against a policy and against its own bytes.
+//!
+//! It reads any [`Store`] and believes none: signatures are weighed again, content addresses recomputed, contents hashed. What
+//! comes out is data; rendering it is somebody else's.
+
+mod contents;
+mod outcome;
+mod path;
+mod progress;
+mod signatures;
+mod walk;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use policy::Policy;
+use thiserror::Error;
+use tokio::task::JoinError;
+use verifier::{StorePath, Timestamp};
+
+pub use outcome::{Audit, Faults};
+pub use progress::{Progress, Snapshot};
+pub use signatures::SignatureReport;
+
+use crate::store::{Store, StoreError};
+use walk::Walk;
+
+/// Why an audit could not be made. Whoever asked for it, or the store, caused it.
+#[derive(Debug, Error)]
+pub enum AuditError {
+    /// The store cannot be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A task of ours ended without an answer.
+    #[error("a worker ended without an answer: {0}")]
+    Worker(#[from] JoinError),
+}
+
+/// Which paths are audited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// These alone: what they refer to has to be there, and is counted on.
+    Paths(BTreeSet<StorePath>),
+    /// These, and all that they refer to, however far.
+    Closures(BTreeSet<StorePath>),
+    /// Every path of the store.
+    Everything,
+}
+
+/// Whether contents are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    /// They are read and hashed.
+    Read,
+    /// They are left alone, and only what is said of them is checked.
+    Leave,
+}
+
+/// What an audit holds a store against.
+#[derive(Debug, Clone)]
+pub struct Measure {
+    /// The policy.
+    pub policy: Arc<Policy>,
+    /// Whether contents are read.
+    pub contents: Contents,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// Audits paths of a store. Memory grows with the number of paths and references, not with their contents.
+///
+/// # Errors
+/// When the store cannot be asked at all. A single path that cannot be read is in the report, as unchecked.
+pub async fn audit(
+    store: Arc<dyn Store>,
+    scope: Scope,
+    measure: Measure,
+    progress: Arc<Progress>,
+) -> Result<Audit, AuditError> {
+    let mut walk = Walk::new(store, measure, progress);
+    match scope {
+        Scope::Paths(paths) => walk.paths(paths).await?,
+        Scope::Closures(paths) => walk.closures(paths).await?,
+        Scope::Everything => walk.everything().await?,
+    }
+    Ok(walk.finish())
+}

@@ -1,0 +1,178 @@
+//! Contents: hashed as they pass by, in bounded memory, and compared with what is said of them.
+
+use std::io::{self, ErrorKind, Read};
+use std::sync::Arc;
+
+use policy::{Address, Code, Finding, Strength};
+use tokio::task::spawn_blocking;
+use verifier::{
+    AddressRequest, ContentAddress, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir,
+    digest_nar,
+};
+
+use super::Progress;
+use crate::client::ClientError;
+use crate::store::{NarReader, Statement, Store, StoreError, hash_part_of};
+
+/// What is known of a path's contents and of its content address.
+pub(super) struct Checked {
+    pub(super) address: Address,
+    /// What is wrong.
+    pub(super) failures: Vec<Finding>,
+    /// Why it is not known whether something is wrong.
+    pub(super) unchecked: Option<Finding>,
+}
+
+/// Checks what can be checked without the bytes. A SHA-256 over the NAR itself is the NAR hash, so there the one vouches for the
+/// other; any other address is a claim.
+pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked {
+    let Some(address) = &info.content_address else {
+        return Checked { address: Address::None, failures: Vec::new(), unchecked: None };
+    };
+    if let Err(error) = address.check_path(store_dir, info) {
+        return Checked::false_address(error.to_string());
+    }
+    let plain = address.method() == ContentAddressMethod::Nar
+        && address.algorithm() == HashAlgorithm::Sha256
+        && !info.references.contains(&info.path);
+    if !plain {
+        return Checked { address: Address::Claimed(strength(address)), failures: Vec::new(), unchecked: None };
+    }
+    if address.hash().hash().digest_as_bytes() == info.nar_hash.as_bytes() {
+        Checked { address: Address::Proven(strength(address)), failures: Vec::new(), unchecked: None }
+    } else {
+        Checked::false_address(format!("the address says {address}, the NAR hash is {}", info.nar_hash))
+    }
+}
+
+/// Reads the contents, and compares them with what is said of them.
+pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, progress: Arc<Progress>) -> Checked {
+    let info = &statement.info;
+    let claimed = info.content_address.as_ref().map_or(Address::None, |known| Address::Claimed(strength(known)));
+    let failed = |finding| Checked { address: claimed, failures: vec![finding], unchecked: None };
+    let unchecked = |finding| Checked { address: claimed, failures: Vec::new(), unchecked: Some(finding) };
+    let missing = |why: String| Finding::new(Code::MissingContent, why);
+    let nar = match store.open_nar(statement).await {
+        Ok(Some(nar)) => nar,
+        Ok(None) => {
+            let place = statement.file.as_ref().map_or("its contents", |file| &file.url);
+            return failed(missing(format!("{place} is not there")));
+        }
+        // The store was asked, and says that it has nothing to give.
+        Err(StoreError::Daemon(ClientError::Remote(why))) => return failed(missing(why)),
+        Err(error) => return unchecked(missing(error.to_string())),
+    };
+    let reader = Passing { inner: nar, left: info.nar_size, size: info.nar_size, progress };
+    let request = request(info);
+    let digest = match spawn_blocking(move || digest_nar(reader, request.as_ref())).await {
+        Ok(Ok(digest)) => digest,
+        Ok(Err(error)) => {
+            return match complaint(&error) {
+                Complaint::Damaged(code) => failed(Finding::new(code, format!("{}: {error}", expected(info)))),
+                Complaint::FalseAddress => Checked::false_address(error.to_string()),
+                Complaint::Unknown(code) => unchecked(Finding::new(code, error.to_string())),
+            };
+        }
+        Err(error) => return unchecked(missing(format!("a worker ended without an answer: {error}"))),
+    };
+    if (digest.nar_hash, digest.nar_size) != (info.nar_hash, info.nar_size) {
+        let found = format!("found {} of {} bytes", digest.nar_hash, digest.nar_size);
+        return failed(Finding::new(Code::ContentMismatch, format!("{}, {found}", expected(info))));
+    }
+    check_address(store.store_dir(), info, digest)
+}
+
+/// Compares the content address with the bytes, which are those that are vouched for.
+fn check_address(store_dir: &StoreDir, info: &PathInfo, digest: NarDigest) -> Checked {
+    let proven = |strength| Checked { address: Address::Proven(strength), failures: Vec::new(), unchecked: None };
+    let Some(address) = &info.content_address else {
+        return Checked { address: Address::None, failures: Vec::new(), unchecked: None };
+    };
+    if let Err(error) = address.check_path(store_dir, info) {
+        return Checked::false_address(error.to_string());
+    }
+    if digest.address.as_ref() == Some(address.hash()) {
+        return proven(strength(address));
+    }
+    if digest.address_without_offsets.as_ref() == Some(address.hash()) {
+        return proven(Strength::Forgeable);
+    }
+    let found = digest.address.map_or_else(|| "none".to_owned(), |hash| hash.to_nix_string());
+    Checked::false_address(format!("the address says {address}, the bytes say {found}"))
+}
+
+impl Checked {
+    /// An address that is false stands for nothing.
+    fn false_address(why: String) -> Self {
+        let failures = vec![Finding::new(Code::FalseContentAddress, why)];
+        Self { address: Address::None, failures, unchecked: None }
+    }
+}
+
+fn expected(info: &PathInfo) -> String {
+    format!("expected {} of {} bytes", info.nar_hash, info.nar_size)
+}
+
+fn strength(address: &ContentAddress) -> Strength {
+    if address.is_forgeable() { Strength::Forgeable } else { Strength::Strong }
+}
+
+fn request(info: &PathInfo) -> Option<AddressRequest> {
+    info.content_address.as_ref().map(|address| AddressRequest {
+        method: address.method(),
+        algorithm: address.algorithm(),
+        own_hash_part: Some(hash_part_of(&info.path)),
+    })
+}
+
+/// What an error in reading a NAR says about it.
+enum Complaint {
+    /// The bytes are not those that were vouched for, or not all there.
+    Damaged(Code),
+    /// They cannot have such an address.
+    FalseAddress,
+    /// Nothing.
+    Unknown(Code),
+}
+
+fn complaint(error: &NarError) -> Complaint {
+    match error {
+        NarError::Read { source, .. } => match source.kind() {
+            ErrorKind::InvalidData => Complaint::Damaged(Code::ContentMismatch),
+            ErrorKind::UnexpectedEof => Complaint::Damaged(Code::MissingContent),
+            _ => Complaint::Unknown(Code::MissingContent),
+        },
+        NarError::Malformed { .. } => Complaint::Damaged(Code::ContentMismatch),
+        NarError::NotOneFile(_) | NarError::NoTextHash(_) | NarError::NoGitHash(_) | NarError::NoGitRoot => {
+            Complaint::FalseAddress
+        }
+        NarError::TooManyEntries | NarError::TooManySelfReferences | NarError::TooManyForGit => {
+            Complaint::Unknown(Code::LimitExceeded)
+        }
+    }
+}
+
+/// A NAR that passes by: counted, and cut off where it has more bytes than are said to be there.
+struct Passing {
+    inner: NarReader,
+    left: u64,
+    size: u64,
+    progress: Arc<Progress>,
+}
+
+impl Read for Passing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // One byte more than there should be is enough to know that there is too much.
+        let room = buffer.len().min(usize::try_from(self.left.saturating_add(1)).unwrap_or(usize::MAX));
+        let count = self.inner.read(&mut buffer[..room])?;
+        match self.left.checked_sub(count as u64) {
+            Some(left) => self.left = left,
+            None => {
+                let why = format!("there are more than the stated {} bytes", self.size);
+                return Err(io::Error::new(ErrorKind::InvalidData, why));
+            }
+        }
+        self.progress.read(count);
+        Ok(count)
+    }
+}

@@ -1,0 +1,47 @@
+//! What each signature of a path is worth, as data.
+
+use std::sync::Arc;
+
+use policy::escaped;
+use serde::Serialize;
+use verifier::{Evidence, Keyring, Timestamp, Verdict};
+
+use crate::store::Statement;
+
+/// One signature with its verdict. In JSON, members are in camel case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureReport {
+    /// The name of the key that is said to have made it; of what is no signature, its text, escaped.
+    pub key: String,
+    /// `counts`, or the code of the finding for which it does not.
+    pub verdict: &'static str,
+    /// Whose key verifies it; none where none does.
+    pub signer: Option<Arc<str>>,
+    /// When this store first saw it, in seconds since the Unix epoch; none where it recorded no time.
+    pub first_seen: Option<Timestamp>,
+}
+
+/// Lists the signatures that were weighed, in the order in which the statement has them.
+pub(super) fn report(evidence: &Evidence, statement: &Statement, keyring: &Keyring) -> Vec<SignatureReport> {
+    let judged = evidence.judged().iter().zip(&statement.signatures);
+    judged
+        .map(|(judged, stated)| {
+            let name = judged.signature.as_ref().map_or(judged.text.as_str(), |made| made.key_name().as_str());
+            let signer = match &judged.verdict {
+                Verdict::Counts(signer)
+                | Verdict::DuplicateSigner(signer)
+                | Verdict::Revoked { signer, .. }
+                | Verdict::Expired { signer, .. }
+                | Verdict::NotYetValid { signer, .. } => Some(keyring.signer(*signer).name.clone()),
+                Verdict::UnknownKey | Verdict::DoesNotVerify | Verdict::Malformed(_) => None,
+            };
+            SignatureReport {
+                key: escaped(name),
+                verdict: judged.verdict.code().unwrap_or("counts"),
+                signer,
+                first_seen: stated.first_seen,
+            }
+        })
+        .collect()
+}

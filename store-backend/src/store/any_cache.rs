@@ -1,0 +1,99 @@
+//! A binary cache as a store to read: ours, or one that stock Nix wrote.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+
+use async_trait::async_trait;
+use verifier::{StoreDir, StorePath};
+
+use super::binary_cache::{BinaryCache, StoreError, hash_part_of, narinfo_key};
+use super::decompress::decompress;
+use super::reading::{History, Listed, NarReader, StatedSignature, Statement, Store};
+use super::record::Record;
+use crate::object::{Key, ObjectError};
+
+#[async_trait]
+impl Store for BinaryCache {
+    fn store_dir(&self) -> &StoreDir {
+        self.store_dir()
+    }
+
+    async fn statement(&self, path: &StorePath) -> Result<Option<Statement>, StoreError> {
+        let Some(narinfo) = self.narinfo(&hash_part_of(path)).await? else {
+            return Ok(None);
+        };
+        let info = narinfo.info;
+        if info.path != *path {
+            return Ok(None);
+        }
+        let digest = info.fingerprint(self.store_dir()).ok().map(|fingerprint| fingerprint.digest());
+        let record = match digest {
+            Some(digest) => self.record(path, &digest).await,
+            None => Ok(None),
+        };
+        let (record, history) = match record {
+            Ok(Some((record, _))) => (Some(record), History::Recorded),
+            Ok(None) => (None, History::None),
+            // Whoever may read the paths need not be let see who brought them.
+            Err(StoreError::Object(ObjectError::Io { source, .. })) if source.kind() == ErrorKind::PermissionDenied => {
+                (None, History::Closed(source.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        let mut signatures: Vec<StatedSignature> = Vec::new();
+        for kept in record.iter().flat_map(Record::signatures) {
+            signatures.push(StatedSignature { text: kept.signature.clone(), first_seen: Some(kept.first_seen) });
+        }
+        let in_record = |text: &String| record.as_ref().is_some_and(|record| record.info().signatures.contains(text));
+        for text in info.signatures.iter().filter(|text| !in_record(text)) {
+            signatures.push(StatedSignature { text: text.clone(), first_seen: None });
+        }
+        Ok(Some(Statement { info, signatures, history, file: Some(narinfo.file) }))
+    }
+
+    async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
+        let mut valid = BTreeSet::new();
+        for path in paths {
+            if self.objects().head(&narinfo_key(&path)).await?.is_some() {
+                valid.insert(path);
+            }
+        }
+        Ok(valid)
+    }
+
+    async fn all_paths(&self) -> Result<Listed, StoreError> {
+        let mut listed = Listed::default();
+        let mut pages = self.objects().list("").await?;
+        while let Some(page) = pages.next().await? {
+            for entry in page {
+                let Some(hash_part) = entry.name.strip_suffix(".narinfo") else {
+                    continue;
+                };
+                match self.narinfo(hash_part).await {
+                    Ok(Some(narinfo)) => {
+                        listed.paths.insert(narinfo.info.path);
+                    }
+                    // It was deleted since the page was read.
+                    Ok(None) => {}
+                    Err(error) => listed.unreadable.push(error.to_string()),
+                }
+            }
+        }
+        listed.unreadable.sort();
+        Ok(listed)
+    }
+
+    async fn open_nar(&self, statement: &Statement) -> Result<Option<NarReader>, StoreError> {
+        let Some(file) = &statement.file else {
+            return Ok(None);
+        };
+        let Some(key) = Key::new(file.url.as_str()) else {
+            let why = format!("its URL {:?} is no place in this cache", file.url);
+            return Err(StoreError::Narinfo { key: narinfo_key(&statement.info.path), why });
+        };
+        match self.objects().open(&key, 0).await? {
+            Some((_, compressed)) => decompress(compressed, file).map(Some),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What anybody can read of a store, whoever keeps it. Only gates write, so there is no more to a store than this.
+//!
+//! Nothing that is read here is believed: it is what a store says, to be held against signatures and bytes.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use async_trait::async_trait;
+use nix_narinfo::Compression;
+use verifier::{Claim, PathInfo, StoreDir, StorePath, Timestamp};
+
+use super::StoreError;
+
+/// A signature that a store has, with its history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatedSignature {
+    /// The text, as the store spells it.
+    pub text: String,
+    /// When this store first saw it; none where nobody recorded that.
+    pub first_seen: Option<Timestamp>,
+}
+
+/// What is known of the times at which signatures were first seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum History {
+    /// The store recorded them.
+    Recorded,
+    /// The store records none, or not of this path.
+    None,
+    /// The store records them, but this reader may not see them; the system's words.
+    Closed(String),
+}
+
+/// Where and how a binary cache keeps a NAR.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NarFile {
+    /// Its place in the cache, as the narinfo says it.
+    pub url: String,
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+/// What a store says of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The path info.
+    pub info: PathInfo,
+    /// The signatures. The gate's own, made when it admitted the path, are not among them where the store tells them apart.
+    pub signatures: Vec<StatedSignature>,
+    /// What is known of the signatures' times.
+    pub history: History,
+    /// Where the NAR is; none for a store that is asked for it by path.
+    pub file: Option<NarFile>,
+}
+
+impl Statement {
+    /// Returns the signatures as they are weighed.
+    pub fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
+        self.signatures.iter().map(|stated| Claim { text: &stated.text, first_seen: stated.first_seen })
+    }
+}
+
+/// Every path of a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The paths.
+    pub paths: BTreeSet<StorePath>,
+    /// What is there and cannot be read, each in a sentence: which paths these are, nobody can tell.
+    pub unreadable: Vec<String>,
+}
+
+/// The bytes of a NAR, decompressed, for a thread that may block.
+///
+/// An error of kind `InvalidData` or `UnexpectedEof` says that what is kept is damaged; any other that it cannot be read.
+pub type NarReader = Box<dyn Read + Send>;
+
+/// A store that can be read.
+///
+/// Whoever writes one of these owes that an absent path is `None`, and that an error means that the store could not be asked.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Returns the store directory.
+    fn store_dir(&self) -> &StoreDir;
+
+    /// Returns what the store says of a path; none if it is not valid there.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    async fn statement(&self, path: &StorePath) -> Result<Option<Statement>, StoreError>;
+
+    /// Returns the valid ones of some paths.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError>;
+
+    /// Returns every valid path.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    async fn all_paths(&self) -> Result<Listed, StoreError>;
+
+    /// Opens the NAR of a path, decompressed; none if it is not there. It yields the stated number of bytes, fewer where
+    /// there are no more, and more only where the store has more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn open_nar(&self, statement: &Statement) -> Result<Option<NarReader>, StoreError>;
+}
