@@ -6,6 +6,7 @@
 mod add;
 mod build;
 mod error;
+mod handover;
 mod maintain;
 mod query;
 mod relay;

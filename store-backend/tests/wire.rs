@@ -228,7 +228,7 @@ fn a_list_has_no_more_items_than_could_come() {
     }
     // Fewer may be announced, but they have to come.
     let read = run(reader(&Words::new().u64(1000).str("one").0).strings("an item"));
-    assert!(matches!(read, Err(WireError::Ended("an item"))), "{read:?}");
+    assert!(matches!(read, Err(WireError::Ended(_))), "{read:?}");
 }
 
 #[test]

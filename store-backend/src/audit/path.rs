@@ -32,7 +32,8 @@ pub(super) async fn audit_path(
     let fingerprint = match info.fingerprint(store.store_dir()) {
         Ok(fingerprint) => fingerprint,
         Err(error) => {
-            let finding = Finding::new(Code::InvalidPath, format!("nobody can have signed what is said of it: {error}"));
+            let finding =
+                Finding::new(Code::InvalidPath, format!("nobody can have signed what is said of it: {error}"));
             let faults = Faults { unchecked: true, ..Faults::default() };
             return PathAudit { nodes: vec![node(Own::unchecked(finding))], path, signatures: Vec::new(), faults };
         }

@@ -43,7 +43,8 @@ impl Walk {
     pub(super) fn new(store: Arc<dyn Store>, measure: Measure, progress: Arc<Progress>) -> Self {
         let mut notes = BTreeSet::new();
         if measure.contents == Contents::Leave {
-            notes.insert("contents were not read: nothing shows that they are what the signatures are about".to_owned());
+            notes
+                .insert("contents were not read: nothing shows that they are what the signatures are about".to_owned());
         }
         Self {
             store,

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::ServeError;
+use super::handover::{Taken, offer};
 use super::session::{Peer, serve_connection};
 use crate::gate::Gate;
 
@@ -33,7 +34,14 @@ pub fn relay(socket: &Path) -> Result<Relayed, ServeError> {
         }
         Err(source) => return Err(ServeError::Listen { path: socket.display().to_string(), source }),
     };
-    pump(stream)?;
+    let (input, output) = standard()?;
+    match offer(&stream, &input, &output)? {
+        Taken::No => pump(stream, input, output)?,
+        Taken::Yes => {
+            // Nothing comes any more; the end of the connection is the end of the session.
+            let _ended = (&stream).read(&mut [0; 8])?;
+        }
+    }
     Ok(Relayed::ToTheEnd)
 }
 
@@ -45,7 +53,8 @@ pub async fn serve_stdio(gate: Arc<Gate>, peer: Peer) -> Result<(), ServeError> 
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let (input, output) = tokio::net::UnixStream::from_std(ours)?.into_split();
-    let pumping = tokio::task::spawn_blocking(move || pump(theirs));
+    let pumping =
+        tokio::task::spawn_blocking(move || standard().and_then(|(input, output)| pump(theirs, input, output)));
     let served = serve_connection(gate, peer, input, output).await;
     pumping.await.map_err(io::Error::other)??;
     served
@@ -54,11 +63,13 @@ pub async fn serve_stdio(gate: Arc<Gate>, peer: Peer) -> Result<(), ServeError> 
 /// Bytes that are copied at a time.
 const BLOCK: usize = 256 << 10;
 
+/// Standard input and output. The descriptors themselves: Rust's own handles would hold back what does not end in a line.
+fn standard() -> io::Result<(File, File)> {
+    Ok((File::from(io::stdin().as_fd().try_clone_to_owned()?), File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+}
+
 /// Copies both ways.
-fn pump(stream: UnixStream) -> io::Result<()> {
-    // The descriptors themselves: Rust's own handles would hold back what does not end in a line.
-    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+fn pump(stream: UnixStream, input: File, output: File) -> io::Result<()> {
     let upward = stream.try_clone()?;
     std::thread::spawn(move || {
         // What the client sends ends when it goes; that the gate went first shows on the way back.

@@ -6,14 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::ServeError;
+use super::handover::{Opening, begin};
 use super::session::{Peer, serve_connection};
 use crate::gate::{Gate, Uploader};
 use crate::protocol::Trust;
+use crate::wire::WireError;
+
+/// How long a connection's first eight bytes may take.
+const OPENING: Duration = Duration::from_secs(30);
 
 /// What can be set.
 #[derive(Debug, Clone)]
@@ -99,9 +105,8 @@ impl Server {
             };
             let gate = gate.clone();
             sessions.spawn(async move {
-                let (input, output) = stream.into_split();
                 let by = peer.uploader.0.clone();
-                if let Err(error) = serve_connection(gate, peer, input, output).await {
+                if let Err(error) = serve(gate, peer, stream).await {
                     tracing::info!(%error, by, "a session ended early");
                 }
                 drop((place, counted));
@@ -125,6 +130,18 @@ impl Server {
         }
         *count += 1;
         Some(Counted { users: self.users.clone(), uid })
+    }
+}
+
+/// Serves a connection: on itself, or on the pipes that a relay hands over.
+async fn serve(gate: Arc<Gate>, peer: Peer, stream: UnixStream) -> Result<(), ServeError> {
+    let opening = tokio::time::timeout(OPENING, begin(&stream)).await.map_err(|_| WireError::Stalled(OPENING))??;
+    match opening {
+        Opening::Pipes(input, output) => serve_connection(gate, peer, input, output).await,
+        Opening::Client(first) => {
+            let (input, output) = stream.into_split();
+            serve_connection(gate, peer, std::io::Cursor::new(first).chain(input), output).await
+        }
     }
 }
 

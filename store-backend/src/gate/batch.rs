@@ -18,7 +18,7 @@ use crate::object::{Etag, ObjectError};
 use crate::store::{FileFacts, Record};
 
 /// Paths whose bytes are in the works at once: while some are compressed, the next arrives. A compressor takes 4 MiB.
-const IN_FLIGHT: usize = 4;
+const IN_FLIGHT: usize = 3;
 
 /// Paths that become visible together; they share their syncs of the disk, while the next arrive.
 const BATCH: usize = 64;

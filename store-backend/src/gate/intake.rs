@@ -24,7 +24,7 @@ pub const MAX_REFERENCES: usize = 10_000;
 const SMALL: u64 = 512 << 10;
 
 /// Bytes of one upload that may wait for its threads, so that the next NAR arrives while the last is compressed.
-const QUEUED: usize = 10 << 20;
+const QUEUED: usize = 6 << 20;
 
 /// The unit in which they are counted, in bytes.
 const QUEUE_UNIT: usize = 1 << 10;

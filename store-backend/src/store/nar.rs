@@ -14,6 +14,9 @@ use crate::object::{Key, ObjectError};
 /// Bytes in one block on its way to a client.
 const BLOCK: usize = 128 << 10;
 
+/// Up to this size, in bytes, a NAR is read whole in place: that takes less time than waking a thread for it.
+const SMALL: u64 = 256 << 10;
+
 /// Blocks that may wait for a slow client.
 const WAITING: usize = 4;
 
@@ -62,7 +65,14 @@ pub type NarRead = Result<Bytes, NarReadError>;
 
 /// A NAR on its way out. The last block comes only when the whole has been hashed and is right: who gets no last block
 /// has no NAR.
-pub struct NarStream(mpsc::Receiver<NarRead>);
+pub struct NarStream(Blocks);
+
+enum Blocks {
+    /// A small NAR, whole.
+    One(Option<Bytes>),
+    /// A large one, from the thread that reads it.
+    Many(mpsc::Receiver<NarRead>),
+}
 
 impl NarStream {
     /// Returns the next block; none after the last.
@@ -70,7 +80,10 @@ impl NarStream {
     /// # Errors
     /// When the NAR is damaged or cannot be read. Nothing more comes after that.
     pub async fn next(&mut self) -> Result<Option<Bytes>, NarReadError> {
-        self.0.recv().await.transpose()
+        match &mut self.0 {
+            Blocks::One(block) => Ok(block.take()),
+            Blocks::Many(blocks) => blocks.recv().await.transpose(),
+        }
     }
 }
 
@@ -85,15 +98,32 @@ impl BinaryCache {
             return Err(NarReadError::Missing { key });
         };
         let (expected, expected_size) = (info.nar_hash, info.nar_size);
+        if expected_size <= SMALL {
+            let mut whole = Vec::with_capacity(expected_size as usize);
+            let mut keep = |block: Bytes| {
+                whole.extend_from_slice(&block);
+                Listening::Yes
+            };
+            pass(compressed, &key, expected, expected_size, &mut keep)?;
+            return Ok(NarStream(Blocks::One(Some(whole.into()))));
+        }
         let (blocks, receiver) = mpsc::channel(WAITING);
         tokio::task::spawn_blocking(move || {
-            let mut outlet = Outlet { blocks, held: None };
-            let read = pass(compressed, &key, expected, expected_size, &mut outlet);
-            if let Err(error) = read {
-                let _nobody_waits = outlet.blocks.blocking_send(Err(error));
-            }
+            let mut held: Option<Bytes> = None;
+            // Blocks are sent one behind: the last one stays here until it is known that all is well.
+            let mut send = |block: Bytes| {
+                let sent = held.replace(block).map_or(Ok(()), |before| blocks.blocking_send(Ok(before)));
+                if sent.is_ok() { Listening::Yes } else { Listening::No }
+            };
+            let read = pass(compressed, &key, expected, expected_size, &mut send);
+            let last = match read {
+                Ok(Listening::Yes) => held.map(Ok),
+                Ok(Listening::No) => None,
+                Err(error) => Some(Err(error)),
+            };
+            let _nobody_waits = last.map(|last| blocks.blocking_send(last));
         });
-        Ok(NarStream(receiver))
+        Ok(NarStream(Blocks::Many(receiver)))
     }
 
     /// Says how many bytes the object of a NAR has; none if there is none.
@@ -105,29 +135,21 @@ impl BinaryCache {
     }
 }
 
-/// Sends blocks one behind: the last one stays here until somebody says that all is well.
-struct Outlet {
-    blocks: mpsc::Sender<NarRead>,
-    held: Option<Bytes>,
+/// Whether anybody still wants the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listening {
+    Yes,
+    No,
 }
 
-impl Outlet {
-    /// Takes a block and sends the one before; says whether anybody still listens.
-    fn push(&mut self, block: Bytes) -> bool {
-        match self.held.replace(block) {
-            Some(before) => self.blocks.blocking_send(Ok(before)).is_ok(),
-            None => true,
-        }
-    }
-}
-
+/// Decompresses and hashes a NAR, handing on each block. That it is right is known only when this returns so.
 fn pass(
     compressed: Box<dyn Read + Send>,
     key: &Key,
     expected: NarHash,
     expected_size: u64,
-    outlet: &mut Outlet,
-) -> Result<(), NarReadError> {
+    hand_on: &mut impl FnMut(Bytes) -> Listening,
+) -> Result<Listening, NarReadError> {
     let unreadable = |source| NarReadError::Unreadable { key: key.clone(), source };
     let mut decoder = zstd::stream::read::Decoder::new(compressed).map_err(unreadable)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
@@ -149,12 +171,11 @@ fn pass(
                 return Err(NarReadError::Mismatch { key, expected, found, expected_size, found_size: size });
             }
         }
-        if filled > 0 && !outlet.push(block.into()) {
-            return Ok(());
+        if filled > 0 && hand_on(block.into()) == Listening::No {
+            return Ok(Listening::No);
         }
         if ended {
-            let _nobody_waits = outlet.held.take().map(|last| outlet.blocks.blocking_send(Ok(last)));
-            return Ok(());
+            return Ok(Listening::Yes);
         }
     }
 }

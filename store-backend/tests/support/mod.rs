@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod any;
 pub mod child;
 pub mod keys;
 pub mod package;
