@@ -7,6 +7,7 @@ mod policy;
 mod serve;
 mod settings;
 mod stdio;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -51,6 +52,8 @@ pub enum Color {
 enum Command {
     /// Serve a store to Nix clients.
     Serve(serve::Arguments),
+    /// Check paths of a store against a policy, and their contents against what was signed.
+    Verify(verify::Arguments),
     /// Check policies, or start one.
     #[command(subcommand)]
     Policy(policy::Arguments),
@@ -76,6 +79,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
     }
     match cli.command {
         Some(Command::Serve(arguments)) => serve::run(arguments),
+        Some(Command::Verify(arguments)) => verify::run(arguments),
         Some(Command::Policy(arguments)) => policy::run(arguments),
         Some(Command::Key(arguments)) => key::run(arguments),
         None => Err(CommandError::Usage("give a command: nix-quorum --help lists them".into())),

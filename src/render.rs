@@ -1,5 +1,9 @@
 //! The only place that prints: reports become text or JSON here, and errors what a person reads.
 
+mod audit;
+mod progress;
+mod words;
+
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 use verifier::{PublicKey, Timestamp};
+
+pub use audit::{Subject, audit};
+pub use progress::with_progress;
 
 use crate::command::{Color, CommandError, USAGE};
 
@@ -38,6 +45,30 @@ pub fn set_color(color: Color) {
         Color::Auto => terminal(),
     };
     COLORED.store(colored, Ordering::Relaxed);
+}
+
+/// What a colour is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paint {
+    /// All is well.
+    Good,
+    /// Something is wrong.
+    Bad,
+    /// Nobody knows.
+    Doubt,
+    /// This is a heading.
+    Strong,
+}
+
+/// Returns a text in a colour, where colours are used.
+fn paint(paint: Paint, text: &str) -> String {
+    let code = match paint {
+        Paint::Good => 32,
+        Paint::Bad => 31,
+        Paint::Doubt => 33,
+        Paint::Strong => 1,
+    };
+    if COLORED.load(Ordering::Relaxed) { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// Starts to write the log to standard error.

@@ -13,7 +13,8 @@ pub fn escaped(text: &str) -> String {
 }
 
 /// Escapes like [`escaped`], and cuts off after `limit` characters.
-pub(crate) fn bounded(text: &str, limit: usize) -> String {
+#[must_use]
+pub fn bounded(text: &str, limit: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(limit));
     let (mut length, mut fits) = (0, 0);
     for character in text.chars() {

@@ -21,7 +21,9 @@ pub enum KeysError {
     #[error("0 signatures are needed, which every path has: ask for 1 or more")]
     NoneNeeded,
     /// More signatures are asked for than there are keys.
-    #[error("{needed} signatures are needed, but only {given} different keys are trusted: nothing could ever have as many")]
+    #[error(
+        "{needed} signatures are needed, but only {given} different keys are trusted: nothing could ever have as many"
+    )]
     TooFew {
         /// How many are needed.
         needed: usize,

@@ -22,7 +22,7 @@ mod requirement;
 pub use authority::{Authority, AuthorityError, RejectedSignature};
 pub use closure::{Cause, Closure, Node, Own, PathReport, Report, Standing, Totals};
 pub use decide::{Address, Basis, Decision, Strength, Subject, Verdict};
-pub use escape::escaped;
+pub use escape::{bounded, escaped};
 pub use explain::{Completeness, Demand, Explanation, MinimalSets, RuleDemand, Warning, WarningCode};
 pub use finding::{Code, Finding, UnknownCode};
 pub use init::starting_policy;

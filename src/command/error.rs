@@ -1,11 +1,12 @@
 use std::io;
 use std::process::ExitCode;
 
-use policy::{AuthorityError, PolicyErrors};
+use policy::{AuthorityError, KeysError, PolicyErrors};
+use store_backend::audit::AuditError;
 use store_backend::daemon::ServeError;
 use store_backend::gate::GateError;
 use store_backend::object::ObjectError;
-use store_backend::store::StoreError;
+use store_backend::store::{ArgumentError, StoreError};
 use thiserror::Error;
 use verifier::{AdministratorsError, KeyError};
 
@@ -38,6 +39,30 @@ pub enum CommandError {
         #[source]
         source: KeyError,
     },
+    /// A store that was named cannot be opened.
+    #[error("{uri}: {source}")]
+    OpenStore {
+        /// Its URI.
+        uri: String,
+        /// Why not.
+        #[source]
+        source: StoreError,
+    },
+    /// The keys that were given make no policy.
+    #[error("{place}: {source}")]
+    Keys {
+        /// Where they were given.
+        place: String,
+        /// What is wrong with them.
+        #[source]
+        source: KeysError,
+    },
+    /// A path that was named is none.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// A store could not be audited.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The policy has mistakes. Its text shows each with its place.
     #[error("{0}")]
     Policy(#[from] PolicyErrors),

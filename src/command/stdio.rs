@@ -29,16 +29,16 @@ pub(super) struct Arguments {
     #[arg(long)]
     stdio: bool,
     /// The gate's socket, with --stdio.
-    #[arg(long = "socket", env = "NIX_QUORUM_SOCKET", value_name = "PATH", default_value = SOCKET, requires = "stdio")]
+    #[arg(long = "socket", env = "NIX_QUORUM_SOCKET", value_name = "PATH", default_value = SOCKET)]
     gate_socket: PathBuf,
     /// What to show of the store, with --stdio.
-    #[arg(long, value_name = "VIEW", default_value = "store", requires = "stdio")]
+    #[arg(long, value_name = "VIEW", default_value = "store")]
     view: View,
     /// The store to serve where no gate answers, with --stdio: file:///DIRECTORY.
-    #[arg(long = "store", env = "NIX_QUORUM_STORE", value_name = "URI", requires = "stdio")]
+    #[arg(long = "store", env = "NIX_QUORUM_STORE", value_name = "URI")]
     own_store: Option<String>,
     /// The policy to serve it by, with --stdio.
-    #[arg(long = "policy", env = "NIX_QUORUM_POLICY", value_name = "FILE", requires = "stdio")]
+    #[arg(long = "policy", env = "NIX_QUORUM_POLICY", value_name = "FILE")]
     own_policy: Option<PathBuf>,
 }
 

@@ -8,6 +8,8 @@ mod outcome;
 mod path;
 mod progress;
 mod signatures;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::BTreeSet;

@@ -109,6 +109,7 @@ where
             }
             Err(OperationError::Reply(why)) => {
                 // The client reads while it writes: told at once, it stops early. What it still sends is passed over.
+                let why = shown(&why);
                 Message::Error(ErrorMessage::new(why.clone())).write(&mut self.writer);
                 self.writer.flush().await?;
                 tracing::info!(%operation, why, by = self.peer.uploader.0, "refused");
@@ -176,13 +177,13 @@ where
     }
 
     async fn fail(&mut self, why: String) -> Result<(), WireError> {
-        Message::Error(ErrorMessage::new(why)).write(&mut self.writer);
+        Message::Error(ErrorMessage::new(shown(&why))).write(&mut self.writer);
         self.writer.flush().await
     }
 
     /// Sends a line of log to the person at the other end.
     pub(super) async fn say(&mut self, line: String) -> Result<(), WireError> {
-        Message::Next(format!("{line}\n")).write(&mut self.writer);
+        Message::Next(format!("{}\n", shown(&line))).write(&mut self.writer);
         self.writer.flush().await
     }
 
@@ -209,4 +210,12 @@ where
             ))),
         }
     }
+}
+
+/// Longest line that is sent to the person at the other end, in characters.
+const MAX_LINE: usize = 4_000;
+
+/// Makes a text one line: parts of it may be a peer's, and it ends up on somebody's terminal.
+fn shown(text: &str) -> String {
+    policy::bounded(text, MAX_LINE)
 }

@@ -20,8 +20,12 @@ use crate::store::{FileFacts, Record};
 /// Paths whose bytes are in the works at once: while some are compressed, the next arrives. A compressor takes 4 MiB.
 const IN_FLIGHT: usize = 3;
 
-/// Paths that become visible together; they share their syncs of the disk, while the next arrive.
-const BATCH: usize = 64;
+/// From how many paths on a batch starts to become visible, if the one before is. They share their syncs of the disk while the
+/// next arrive: the slower the disk, the more paths share one.
+const BATCH: usize = 32;
+
+/// At how many paths it waits for the one before.
+const BATCH_MOST: usize = 256;
 
 /// Bytes of listings that wait with them.
 const BATCH_LISTINGS: usize = 8 << 20;
@@ -122,7 +126,9 @@ impl Batch {
         while self.in_flight.len() >= IN_FLIGHT {
             self.settle_one().await?;
         }
-        if self.ready.len() >= BATCH || self.ready_listings >= BATCH_LISTINGS {
+        let idle = self.committing.as_ref().is_none_or(JoinHandle::is_finished);
+        let full = self.ready.len() >= BATCH_MOST || self.ready_listings >= BATCH_LISTINGS;
+        if full || (idle && self.ready.len() >= BATCH) {
             self.commit().await?;
         }
         Ok(())

@@ -116,7 +116,7 @@ impl Directory {
         let path = self.root.join(STAGING).join(nonce());
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(io_error("create", &path))?;
-        Ok(StagedFile { path, file, size: 0 })
+        Ok(StagedFile { path, file, size: 0, moved: Moved::No })
     }
 
     fn publish_blocking(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
@@ -143,10 +143,10 @@ impl Directory {
         }
         let mut puts = Vec::with_capacity(staged.len());
         let mut folders = std::collections::BTreeSet::new();
-        for (key, condition, file) in staged {
+        for (key, condition, mut file) in staged {
             let target = self.path(&key);
             self.make_folder_of(&target, &mut folders)?;
-            puts.push(self.name(&key, condition, &file, &target)?);
+            puts.push(self.name(&key, condition, &mut file, &target)?);
         }
         if many {
             self.sync_all()?;
@@ -160,11 +160,14 @@ impl Directory {
     }
 
     /// Gives a written file its name, if the condition holds.
-    fn name(&self, key: &Key, condition: Condition, file: &StagedFile, target: &Path) -> Result<Put, ObjectError> {
+    fn name(&self, key: &Key, condition: Condition, file: &mut StagedFile, target: &Path) -> Result<Put, ObjectError> {
         let etag = etag(&file.file.metadata().map_err(io_error("inspect", &file.path))?);
         match condition {
             Condition::Absent => match name_if_absent(&file.path, target) {
-                Ok(()) => Ok(Put::Stored(etag)),
+                Ok(moved) => {
+                    file.moved = moved;
+                    Ok(Put::Stored(etag))
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Refused),
                 Err(error) => Err(io_error("write", target)(error)),
             },
@@ -174,6 +177,7 @@ impl Directory {
                     return Ok(Put::Refused);
                 }
                 fs::rename(&file.path, target).map_err(io_error("write", target))?;
+                file.moved = Moved::Away;
                 Ok(Put::Stored(etag))
             }
         }
@@ -334,6 +338,7 @@ struct StagedFile {
     path: PathBuf,
     file: File,
     size: u64,
+    moved: Moved,
 }
 
 impl Upload for StagedFile {
@@ -356,7 +361,9 @@ impl Upload for StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        let _renamed_already = fs::remove_file(&self.path);
+        if self.moved == Moved::No {
+            let _gone_already = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -380,11 +387,19 @@ fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<
 }
 
 /// Gives a file a name that nobody has, in one step; where the file system has no such rename, by a second link.
-fn name_if_absent(file: &Path, target: &Path) -> io::Result<()> {
+fn name_if_absent(file: &Path, target: &Path) -> io::Result<Moved> {
     match renameat_with(CWD, file, CWD, target, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(file, target),
-        renamed => Ok(renamed?),
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(file, target).map(|()| Moved::No),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(Moved::Away),
     }
+}
+
+/// Whether a staged file has left the staging folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Away,
+    No,
 }
 
 /// A file is never written in place, so a new version is a new file: its number, time and length tell it apart.

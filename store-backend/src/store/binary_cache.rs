@@ -59,7 +59,7 @@ pub enum StoreError {
     #[error("{0:?} cannot be kept: its name has characters that no object's may have")]
     Name(String),
     /// A directory or bucket is not a binary cache.
-    #[error("this is no binary cache: it has no {CACHE_INFO}")]
+    #[error("this is no binary cache: there is no {CACHE_INFO}")]
     NotACache,
     /// A NAR is kept in a form that is not read here.
     #[error("{url} is compressed with {found}, which is not read here; zstd, xz and none are")]

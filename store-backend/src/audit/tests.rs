@@ -1,0 +1,321 @@
+//! Audits of small stores with one thing wrong each, as a directory and behind a gate.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix_archive::nar::{Node, encode_tree};
+use policy::Policy;
+use tempfile::TempDir;
+use verifier::{
+    AddressRequest, CAHash, ContentAddress, ContentAddressMethod, HashAlgorithm, KeyName, PathInfo, SecretKey,
+    StoreDir, StorePath, Timestamp, digest_nar,
+};
+
+use super::{Audit, Contents, Measure, Progress, Scope, audit};
+use crate::client::Client;
+use crate::daemon::{Server, Settings};
+use crate::gate::Gate;
+use crate::object::Directory;
+use crate::store::{BinaryCache, Daemon, Store, hash_part_of};
+
+/// The moment at which the audits take place, long after the tests: 2100-01-01T00:00:00Z.
+const NOW: Timestamp = Timestamp::from_unix(4_102_444_800);
+
+fn key(signer: &str) -> SecretKey {
+    let seed = signer.bytes().next().expect("signers have names");
+    SecretKey::from_seed(KeyName::new(&format!("{signer}-1")).expect("a key's name"), &[seed; 32])
+}
+
+fn policy(limit: &str) -> Policy {
+    let mut text = "version = 1\n[default]\nrequire = { at-least = 2, of = \"builders\" }\n".to_owned();
+    text += "[groups]\nbuilders = [\"a\", \"b\", \"c\"]\n";
+    for signer in ["a", "b", "c"] {
+        let limit = if signer == "a" { limit } else { "" };
+        let _ = write!(text, "[signers.{signer}]\nkeys = [{{ key = \"{}\"{limit} }}]\n", key(signer).public());
+    }
+    Policy::parse(&text, "test").expect("a policy")
+}
+
+/// A path on its way into a store.
+struct Package {
+    info: PathInfo,
+    nar: Vec<u8>,
+}
+
+fn nar(text: &str) -> Vec<u8> {
+    let mut nar = Vec::new();
+    let node = Node::Regular { executable: false, contents: text.as_bytes() };
+    encode_tree(&mut nar, &node).expect("one file makes a NAR");
+    nar
+}
+
+fn package(name: &str, number: u8, references: &[&Package], signers: &[&str]) -> Package {
+    let nar = nar(name);
+    let digest = digest_nar(&*nar, None).expect("a NAR");
+    let info = PathInfo {
+        path: StorePath::from_parts([number; 20], name).expect("a store path"),
+        deriver: None,
+        nar_hash: digest.nar_hash,
+        nar_size: digest.nar_size,
+        references: references.iter().map(|package| package.info.path.clone()).collect(),
+        registration_time: 0,
+        ultimate: false,
+        signatures: BTreeSet::new(),
+        content_address: None,
+    };
+    Package { info, nar }.signed(signers)
+}
+
+impl Package {
+    fn signed(mut self, signers: &[&str]) -> Self {
+        let fingerprint = self.info.fingerprint(&StoreDir::default()).expect("a size");
+        self.info.signatures.extend(signers.iter().map(|signer| key(signer).sign(&fingerprint).to_string()));
+        self
+    }
+
+    /// A path whose name and address come from one text, and whose bytes perhaps from another.
+    fn addressed(method: ContentAddressMethod, says: &str, holds: &str) -> Self {
+        let request = AddressRequest { method, algorithm: HashAlgorithm::Sha256, own_hash_part: None };
+        let hash: CAHash = digest_nar(&*nar(says), Some(&request)).expect("a NAR").address.expect("an address");
+        let address = ContentAddress::new(hash);
+        let mut package = package(holds, 9, &[], &[]);
+        let made = address.make_path(&StoreDir::default(), "source", &BTreeSet::new(), false);
+        package.info.path = made.expect("a file without references");
+        package.info.content_address = Some(address);
+        package
+    }
+
+    fn narinfo(&self) -> String {
+        let info = &self.info;
+        let references: Vec<String> = info.references.iter().map(StorePath::to_basename).collect();
+        let mut text = format!(
+            "StorePath: {}\nURL: nar/{}.nar\nCompression: none\nNarHash: {}\nNarSize: {}\nReferences: {}\n",
+            StoreDir::default().render_path(&info.path),
+            info.nar_hash.to_nix32(),
+            info.nar_hash,
+            info.nar_size,
+            references.join(" "),
+        );
+        info.signatures.iter().for_each(|signature| text += &format!("Sig: {signature}\n"));
+        info.content_address.iter().for_each(|address| text += &format!("CA: {address}\n"));
+        text
+    }
+}
+
+/// A binary cache in a directory, with narinfos as `edit` leaves them.
+fn cache(packages: &[&Package], edit: impl Fn(&Package, String) -> String) -> TempDir {
+    let folder = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("room for a file");
+    write("nix-cache-info", b"StoreDir: /nix/store\n");
+    std::fs::create_dir(folder.path().join("nar")).expect("a directory");
+    for package in packages {
+        write(&format!("nar/{}.nar", package.info.nar_hash.to_nix32()), &package.nar);
+        let narinfo = edit(package, package.narinfo());
+        write(&format!("{}.narinfo", hash_part_of(&package.info.path)), narinfo.as_bytes());
+    }
+    folder
+}
+
+async fn audit_cache(folder: &Path, scope: Scope, contents: Contents) -> Audit {
+    let directory = Arc::new(Directory::existing(folder).expect("a directory"));
+    let cache = BinaryCache::open_existing(directory, Some(&StoreDir::default())).await.expect("a binary cache");
+    run(Arc::new(cache), scope, contents, policy("")).await
+}
+
+async fn run(store: Arc<dyn Store>, scope: Scope, contents: Contents, policy: Policy) -> Audit {
+    let measure = Measure { policy: Arc::new(policy), contents, now: NOW };
+    audit(store, scope, measure, Arc::default()).await.expect("a store that answers")
+}
+
+/// The bits, and the codes of every path that does not stand by itself.
+fn outcome(audit: &Audit) -> (u8, Vec<String>) {
+    let codes = audit.report.causes.iter().map(|cause| {
+        let codes: Vec<&str> = cause.codes.iter().map(|code| code.as_str()).collect();
+        format!("{}: {}", cause.path.name(), codes.join(" "))
+    });
+    (audit.faults.bits(), codes.collect())
+}
+
+fn of(package: &Package) -> BTreeSet<StorePath> {
+    [package.info.path.clone()].into()
+}
+
+#[tokio::test]
+async fn signatures_are_counted_by_signer() {
+    let cases: [(&str, &[&str], u8, &[&str]); 5] = [
+        ("two signers", &["a", "b"], 0, &[]),
+        ("three signers", &["a", "b", "c"], 0, &[]),
+        ("one signer", &["a"], 2, &["lib: quorum-missing"]),
+        ("nobody", &[], 2, &["lib: quorum-missing"]),
+        ("one signer and a stranger", &["a", "x"], 2, &["lib: quorum-missing unknown-key"]),
+    ];
+    for (shows, signers, bits, codes) in cases {
+        let lib = package("lib", 1, &[], signers);
+        let app = package("app", 2, &[&lib], &["a", "b"]);
+        let folder = cache(&[&lib, &app], |_, text| text);
+        for scope in [Scope::Closures(of(&app)), Scope::Everything] {
+            let audit = audit_cache(folder.path(), scope, Contents::Read).await;
+            assert_eq!(outcome(&audit), (bits, codes.iter().map(ToString::to_string).collect()), "{shows}");
+            assert_eq!(
+                audit.report.totals.fails,
+                if bits == 0 { 0 } else { 2 },
+                "{shows}: what refers to it falls too"
+            );
+        }
+        let alone = audit_cache(folder.path(), Scope::Paths(of(&app)), Contents::Read).await;
+        assert_eq!(alone.faults.bits(), 0, "{shows}: alone, its references are counted on");
+    }
+}
+
+#[tokio::test]
+async fn one_thing_wrong_is_one_bit() {
+    type Edit = fn(&Package, String) -> String;
+    let respell = |_: &Package, text: String| {
+        let line = text.lines().find(|line| line.starts_with("Sig: a-1")).map(str::to_owned).expect("a's signature");
+        let spare = line.find("==").expect("64 bytes leave two characters over") - 1;
+        let other = match &line[spare..=spare] {
+            "A" => "B",
+            "Q" => "R",
+            "g" => "h",
+            _ => "x",
+        };
+        text.replace("Sig: b-1:", "Gone: ") + &format!("{}{other}==\n", &line[..spare])
+    };
+    let cases: [(&str, Edit, u8, &[&str]); 9] = [
+        ("nothing", |_, text| text, 0, &[]),
+        ("a signature that is none", |_, text| text + "Sig: nonsense\n", 0, &[]),
+        ("one signature, spelled twice", respell, 2, &["lib: quorum-missing duplicate-signer"]),
+        (
+            "another size",
+            |_, text| text.replace("NarSize: 1", "NarSize: 2"),
+            3,
+            &["lib: content-mismatch quorum-missing bad-signature"],
+        ),
+        ("a NAR that is not there", |_, text| text.replace("URL: nar/", "URL: nar/0"), 1, &["lib: missing-content"]),
+        ("a NAR elsewhere", |_, text| text.replace("URL: ", "URL: ../"), 4, &["lib: missing-content"]),
+        ("another's NAR", |_, text| other_nar(&text), 1, &["lib: content-mismatch"]),
+        (
+            "a compression that is not read",
+            |_, text| text.replace("Compression: none", "Compression: br"),
+            4,
+            &["lib: missing-content"],
+        ),
+        ("a narinfo that is none", |_, _| "nonsense".into(), 4, &["lib: missing-content"]),
+    ];
+    for (shows, edit, bits, codes) in cases {
+        let lib = package("lib", 1, &[], &["a", "b"]);
+        let folder = cache(&[&lib], edit);
+        std::fs::write(folder.path().join("nar/other.nar"), nar("bil")).expect("room for a file");
+        let audit = audit_cache(folder.path(), Scope::Paths(of(&lib)), Contents::Read).await;
+        assert_eq!(outcome(&audit), (bits, codes.iter().map(ToString::to_string).collect()), "{shows}");
+    }
+}
+
+/// Points a narinfo to a file of the same size with other contents.
+fn other_nar(text: &str) -> String {
+    let lines = text.lines().map(|line| if line.starts_with("URL: ") { "URL: nar/other.nar" } else { line });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn a_content_address_counts_once_it_is_proven() {
+    use ContentAddressMethod::{Flat, Nar};
+    let unproven: &[&str] = &["source: unproven-content-address"];
+    let lie: &[&str] = &["source: false-content-address quorum-missing"];
+    let cases: [(&str, ContentAddressMethod, &str, Contents, u8, &[&str]); 8] = [
+        ("over the NAR", Nar, "text", Contents::Read, 0, &[]),
+        ("over the NAR: its hash is the NAR's", Nar, "text", Contents::Leave, 0, &[]),
+        ("over the NAR, a lie", Nar, "lie", Contents::Read, 3, lie),
+        ("over the NAR, a lie that the NAR hash shows", Nar, "lie", Contents::Leave, 3, lie),
+        ("over the file", Flat, "text", Contents::Read, 0, &[]),
+        ("over the file: only the bytes can tell", Flat, "text", Contents::Leave, 4, unproven),
+        ("over the file, a lie", Flat, "lie", Contents::Read, 3, lie),
+        ("over the file, a lie that only the bytes can tell", Flat, "lie", Contents::Leave, 4, unproven),
+    ];
+    for (shows, method, holds, contents, bits, codes) in cases {
+        let source = Package::addressed(method, "text", holds);
+        let folder = cache(&[&source], |_, text| text);
+        let audit = audit_cache(folder.path(), Scope::Everything, contents).await;
+        assert_eq!(outcome(&audit), (bits, codes.iter().map(ToString::to_string).collect()), "{shows}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_told_apart() {
+    let lib = package("lib", 1, &[], &["a", "b"]);
+    let app = package("app", 2, &[&lib], &["a", "b"]);
+    let folder = cache(&[&app], |_, text| text);
+    for scope in [Scope::Paths(of(&app)), Scope::Closures(of(&app)), Scope::Everything] {
+        let audit = audit_cache(folder.path(), scope.clone(), Contents::Read).await;
+        assert_eq!(outcome(&audit), (2, vec!["app: missing-reference".to_owned()]), "{scope:?}");
+    }
+    let audit = audit_cache(folder.path(), Scope::Closures(of(&lib)), Contents::Read).await;
+    assert_eq!(outcome(&audit), (4, vec!["lib: invalid-path".to_owned()]), "nothing is known of what was asked for");
+    std::fs::write(folder.path().join("00000000000000000000000000000000.narinfo"), "nonsense").expect("room");
+    let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!((audit.faults.bits(), audit.notes.len()), (6, 1), "what is no narinfo may have been a path");
+}
+
+#[tokio::test]
+async fn a_gate_and_its_directory_are_audited_alike() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (kept, socket) = (folder.path().join("store"), folder.path().join("socket"));
+    let directory = Arc::new(Directory::open(&kept).expect("a directory"));
+    let cache = BinaryCache::open(directory, &StoreDir::default()).await.expect("a store");
+    let gate = Arc::new(Gate::new(cache.clone(), policy(""), None).expect("a gate"));
+    let server = Server::bind(&socket, Settings::default()).await.expect("a socket");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(gate, async {
+        let _told = stopped.await;
+    }));
+    let lib = package("lib", 1, &[], &["a", "b"]);
+    let app = package("app", 2, &[&lib], &["b", "c"]);
+    let mut client = Client::connect(&socket, &StoreDir::default()).await.expect("a gate that listens");
+    for package in [&lib, &app] {
+        client.add_to_store(&package.info, &package.nar).await.expect("two signers");
+    }
+    client.close().await.expect("a socket");
+    let daemon: Arc<dyn Store> = Arc::new(Daemon::connect(&socket, &StoreDir::default()).await.expect("a gate"));
+    for (store, times) in [(daemon.clone(), false), (Arc::new(cache) as Arc<dyn Store>, true)] {
+        let audit = run(store.clone(), Scope::Everything, Contents::Read, policy("")).await;
+        assert_eq!((outcome(&audit), audit.report.totals.stands), ((0, vec![]), 2));
+        let seen = audit.signatures.values().flatten().map(|signature| signature.first_seen.is_some());
+        assert_eq!(seen.collect::<Vec<_>>(), vec![times; 4], "only the directory tells when it saw a signature");
+        let limit = policy(", not-after = 2099-01-01T00:00:00Z");
+        let over = run(store, Scope::Closures(of(&lib)), Contents::Read, limit).await;
+        let expired = (2, vec!["lib: quorum-missing expired-key".to_owned()]);
+        assert_eq!(outcome(&over), if times { (0, vec![]) } else { expired }, "the gate saw it before that");
+    }
+    let nar = kept.join(format!("nar/{}.nar.zst", lib.info.nar_hash.to_nix32()));
+    let mut bytes = std::fs::read(&nar).expect("a NAR");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&nar, bytes).expect("the owner's right");
+    let audit = run(daemon, Scope::Closures(of(&app)), Contents::Read, policy("")).await;
+    assert_eq!((audit.faults.bits(), audit.report.totals.fails), (1, 2), "{:?}", audit.report.causes);
+    let _stops = stop.send(());
+    serving.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_gone_is_an_error() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let nobody = Daemon::connect(&folder.path().join("socket"), &StoreDir::default()).await;
+    assert!(nobody.err().is_some_and(|error| error.to_string().starts_with("cannot connect to")));
+    let not_a_cache =
+        BinaryCache::open_existing(Arc::new(Directory::existing(folder.path()).expect("it is there")), None);
+    assert!(not_a_cache.await.err().is_some_and(|error| error.to_string().contains("no nix-cache-info")));
+    assert!(Directory::existing(folder.path().join("absent")).is_err());
+}
+
+#[test]
+fn progress_is_counted() {
+    let progress = Progress::default();
+    progress.found(2);
+    progress.done();
+    progress.read(10);
+    let now = progress.snapshot();
+    assert_eq!((now.found, now.done, now.bytes), (2, 1, 10));
+}
