@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, none with logic of its own.
 
+mod demo;
 mod error;
 mod key;
 mod load;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+pub use demo::{By, Run, Step, Story};
 pub use error::{CommandError, USAGE};
 
 use crate::render;
@@ -50,9 +52,19 @@ pub enum Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See in a few seconds what nix-quorum does, with no set-up.
+    ///
+    /// A store, builders and a policy are made in a temporary directory. Where Nix is on PATH, the real client does what clients
+    /// do; otherwise nix-quorum's own does it over the same protocol. The network is not used, nothing is asked, and nothing is
+    /// left behind. Exits with 0 only if every step did what it should.
+    Demo(demo::Arguments),
     /// Serve a store to Nix clients.
     Serve(serve::Arguments),
     /// Check paths of a store against a policy, and their contents against what was signed.
+    ///
+    /// Nothing that the store says is believed: signatures are verified, contents hashed, content addresses recomputed. The
+    /// exit code is a sum of Nix's bits: 1 where something is corrupted, 2 where something is not trusted, 4 where something
+    /// could not be checked. It is 0 only if every path was checked and stands.
     Verify(verify::Arguments),
     /// Check policies, or start one.
     #[command(subcommand)]
@@ -78,6 +90,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
         return stdio::run(cli.stdio);
     }
     match cli.command {
+        Some(Command::Demo(arguments)) => demo::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(arguments),
         Some(Command::Policy(arguments)) => policy::run(arguments),

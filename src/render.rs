@@ -1,6 +1,7 @@
 //! The only place that prints: reports become text or JSON here, and errors what a person reads.
 
 mod audit;
+mod demo;
 mod progress;
 mod words;
 
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use verifier::{PublicKey, Timestamp};
 
 pub use audit::{Subject, audit};
+pub use demo::{demo_begins, demo_ends, demo_step};
 pub use progress::with_progress;
 
 use crate::command::{Color, CommandError, USAGE};
@@ -80,7 +82,7 @@ pub fn start_log(filter: &str) -> Result<(), CommandError> {
         EnvFilter::try_new(filter).map_err(|error| CommandError::Usage(format!("--log {filter:?}: {error}")))?;
     let log = tracing_subscriber::fmt().with_env_filter(parsed).with_target(false).with_writer(io::stderr);
     // Only a second log in one process would fail, and there is one.
-    let _started = log.with_ansi(COLORED.load(Ordering::Relaxed) && io::stderr().is_terminal()).try_init();
+    let _started = log.with_ansi(false).try_init();
     Ok(())
 }
 

@@ -15,11 +15,7 @@ use super::load::{PolicyArguments, directory_of};
 use super::{CommandError, runtime};
 use crate::render::{self, Subject};
 
-/// Checks paths of a store: their contents against what is said of them, and that against the signatures that a policy wants.
-///
-/// Nothing the store says is believed: signatures are verified, contents hashed, content addresses recomputed. The exit code
-/// is a sum of Nix's bits: 1 where something is corrupted, 2 where something is not trusted, 4 where something could not be
-/// checked. It is 0 only if every path was checked and stands.
+/// What is checked, and against what.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The store: file:///DIRECTORY (a binary cache, ours or one that stock Nix wrote), or unix:///SOCKET (a gate, or
@@ -39,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "KEYS", conflicts_with_all = ["policy", "policy_signer", "policy_threshold"])]
     trusted_public_keys: Option<String>,
     /// How many of these keys must have signed.
-    #[arg(long, value_name = "N", default_value_t = 1, requires = "trusted_public_keys")]
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "trusted_public_keys", conflicts_with = "policy")]
     sigs_needed: usize,
     /// Check all that the paths refer to as well.
     #[arg(short, long)]

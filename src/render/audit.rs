@@ -120,7 +120,7 @@ fn put_dependents(text: &mut String, dependents: &[&PathReport], subject: &Subje
     for path in dependents.iter().take(MAX_DEPENDENTS) {
         let others = match path.causes_total.saturating_sub(1) {
             0 => String::new(),
-            others => format!(", as {} do too", count(others, "other path")),
+            others => format!(" (with {})", count(others, "other cause")),
         };
         let path = subject.policy.store_dir().render_path(&path.path);
         let _ = writeln!(text, "    brings down {path}{others}");
@@ -162,15 +162,17 @@ fn put_summary(text: &mut String, report: &Report, subject: &Subject<'_>) {
         Standing::Stands if totals.paths == 1 => paint(Paint::Good, "1 path was checked, and stands"),
         Standing::Stands => paint(Paint::Good, &format!("{} paths were checked, and stand", totals.paths)),
         standing @ (Standing::Unchecked | Standing::Fails) => {
-            let mut parts = vec![format!("{} of {} stand", totals.stands, count(totals.paths, "path"))];
+            let stand = if totals.stands == 1 || totals.paths == 1 { "stands" } else { "stand" };
+            let mut parts = vec![format!("{} of {} {stand}", totals.stands, count(totals.paths, "path"))];
             if totals.fails > 0 {
-                parts.push(format!("{} fail", totals.fails));
+                let fail = if totals.fails == 1 { "fails" } else { "fail" };
+                parts.push(format!("{} {fail}", totals.fails));
             }
             if totals.unchecked > 0 {
                 parts.push(format!("{} could not be checked", totals.unchecked));
             }
             if totals.causes < totals.paths - totals.stands {
-                parts.push(format!("because of {}", totals.causes));
+                parts.push(format!("because of {} of them", totals.causes));
             }
             paint(if standing == Standing::Fails { Paint::Bad } else { Paint::Doubt }, &parts.join(", "))
         }

@@ -222,9 +222,10 @@ fn other_nar(text: &str) -> String {
 #[tokio::test]
 async fn a_content_address_counts_once_it_is_proven() {
     use ContentAddressMethod::{Flat, Nar};
-    let unproven: &[&str] = &["source: unproven-content-address"];
-    let lie: &[&str] = &["source: false-content-address quorum-missing"];
-    let cases: [(&str, ContentAddressMethod, &str, Contents, u8, &[&str]); 8] = [
+    let unproven: &'static [&'static str] = &["source: unproven-content-address"];
+    let lie: &'static [&'static str] = &["source: false-content-address quorum-missing"];
+    type Case = (&'static str, ContentAddressMethod, &'static str, Contents, u8, &'static [&'static str]);
+    let cases: [Case; 8] = [
         ("over the NAR", Nar, "text", Contents::Read, 0, &[]),
         ("over the NAR: its hash is the NAR's", Nar, "text", Contents::Leave, 0, &[]),
         ("over the NAR, a lie", Nar, "lie", Contents::Read, 3, lie),

@@ -1,6 +1,7 @@
 //! What asks for a build. This store builds nothing: what is valid is there, and what is not has to be brought.
 
 use nix_derivation::DerivedPath;
+use policy::escaped;
 use tokio::io::{AsyncRead, AsyncWrite};
 use verifier::StorePath;
 
@@ -75,7 +76,7 @@ where
             None => valid(found),
             Some(output) => {
                 let drv_path = store_dir.render_path(drv_path);
-                failed(format!("output '{output}' of '{drv_path}' is not valid"))
+                failed(format!("output '{}' of '{drv_path}' is not valid", escaped(output)))
             }
         };
         Message::Last.write(&mut self.writer);

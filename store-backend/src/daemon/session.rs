@@ -80,8 +80,11 @@ where
                 Err(OperationError::Reply(why)) => self.refuse(operation, why).await?,
                 Err(OperationError::Fatal(error)) => {
                     self.writer.discard();
-                    // The peer may be gone: then nobody hears this.
-                    let _told = self.fail(error.to_string()).await;
+                    // Where the connection failed nobody hears this; and a NAR is cut off by saying nothing more, since
+                    // words would be taken for its last bytes.
+                    if !matches!(error, WireError::Io(_)) {
+                        let _told = self.fail(error.to_string()).await;
+                    }
                     return Err(error.into());
                 }
             }
@@ -98,7 +101,13 @@ where
         let mut frames = Frames::new(&mut self.reader);
         let outcome = match request {
             Err(error) => Err(error.into()),
-            Ok(request) => super::add::take_in(&self.gate, &self.peer, request, &mut frames).await,
+            Ok(request) => match super::add::take_in(&self.gate, &self.peer, request, &mut frames).await {
+                // What the frames hold breaks the wire's rules, the frames do not: the session need not end.
+                Err(OperationError::Fatal(error)) if frames.is_in_step() => {
+                    Err(OperationError::Reply(error.to_string()))
+                }
+                outcome => outcome,
+            },
         };
         match outcome {
             Ok(answer) => {

@@ -3,22 +3,46 @@
 //! Both announce first and then look. An upload puts a claim and then looks for a doom; a deletion puts a doom and then looks
 //! for claims. Whichever order their writes have, at least one of them sees the other, and backs off.
 
-use verifier::{NarHash, Timestamp};
+use std::sync::Arc;
+
+use verifier::NarHash;
 
 use super::{Gate, GateError, now};
 use crate::nonce::nonce;
-use crate::object::{Condition, Draft, Key, Put};
+use crate::object::{Condition, Draft, Key, ObjectStore, Put};
 use crate::store::nar_key;
 
 /// After how many seconds a claim is a crash's leftover: no upload lasts two days.
 const CLAIM_LASTS: i64 = 2 * 24 * 60 * 60;
 
-/// Longest claim that is read, in bytes: a number.
+/// After how many seconds a doom is a crash's leftover: no deletion looks at one NAR for an hour.
+const DOOM_LASTS: i64 = 60 * 60;
+
+/// Longest claim or doom that is read, in bytes: a number.
 const MAX_CLAIM: u64 = 64;
 
-/// An announcement that a stored NAR is relied on. It has to be given back.
-#[derive(Debug)]
-pub(super) struct NarClaim(Key);
+/// An announcement that a stored NAR is relied on, until it is given back. One that is dropped instead, because its upload
+/// failed or its uploader has gone, is given back behind the scenes.
+pub(super) struct NarClaim {
+    key: Key,
+    /// Where it is; none once it was given back.
+    objects: Option<Arc<dyn ObjectStore>>,
+}
+
+impl Drop for NarClaim {
+    fn drop(&mut self) {
+        let (Some(objects), Ok(runtime)) = (self.objects.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let key = self.key.clone();
+        runtime.spawn(async move {
+            if let Ok(Some(found)) = objects.head(&key).await {
+                // What stays after all is a leftover in two days.
+                let _gone = objects.delete(&key, &found.etag).await;
+            }
+        });
+    }
+}
 
 impl Gate {
     /// Relies on a stored NAR, if there is one that nobody is about to delete.
@@ -30,9 +54,8 @@ impl Gate {
         let key = key(format!("quorum/claims/{}/{}", nar_hash.to_nix32(), nonce()));
         let text = now().as_unix().to_string();
         objects.publish(vec![Draft::of_bytes(key.clone(), Condition::Absent, text)]).await?;
-        let claim = NarClaim(key);
-        let doomed = objects.head(&doom_key(nar_hash)).await?.is_some();
-        if doomed || objects.head(&nar_key(nar_hash)).await?.is_none() {
+        let claim = NarClaim { key, objects: Some(objects.clone()) };
+        if self.is_doomed(nar_hash).await? || objects.head(&nar_key(nar_hash)).await?.is_none() {
             self.give_back(claim).await?;
             return Ok(None);
         }
@@ -40,8 +63,9 @@ impl Gate {
     }
 
     /// Gives a claim back: the path that needed the NAR is visible, or is not going to be.
-    pub(super) async fn give_back(&self, claim: NarClaim) -> Result<(), GateError> {
-        self.remove(&claim.0).await?;
+    pub(super) async fn give_back(&self, mut claim: NarClaim) -> Result<(), GateError> {
+        self.remove(&claim.key).await?;
+        claim.objects = None;
         Ok(())
     }
 
@@ -55,6 +79,11 @@ impl Gate {
         let Some(found) = objects.head(&nar_key(nar_hash)).await? else {
             return Ok(0);
         };
+        if let Some(doom) = objects.get(&doom_key(nar_hash), MAX_CLAIM).await?
+            && is_older(&doom.bytes, DOOM_LASTS)
+        {
+            objects.delete(&doom_key(nar_hash), &doom.etag).await?;
+        }
         let doom = vec![Draft::of_bytes(doom_key(nar_hash), Condition::Absent, now().as_unix().to_string())];
         let announced = objects.publish(doom).await?;
         let mut freed = 0;
@@ -70,6 +99,11 @@ impl Gate {
         Ok(freed)
     }
 
+    async fn is_doomed(&self, nar_hash: &NarHash) -> Result<bool, GateError> {
+        let doom = self.cache.objects().get(&doom_key(nar_hash), MAX_CLAIM).await?;
+        Ok(doom.is_some_and(|doom| !is_older(&doom.bytes, DOOM_LASTS)))
+    }
+
     async fn is_claimed(&self, nar_hash: &NarHash) -> Result<bool, GateError> {
         let folder = format!("quorum/claims/{}/", nar_hash.to_nix32());
         let objects = self.cache.objects();
@@ -82,17 +116,20 @@ impl Gate {
                 let Some(claim) = objects.get(&key, MAX_CLAIM).await? else {
                     continue;
                 };
-                let made = std::str::from_utf8(&claim.bytes).ok().and_then(|text| text.parse().ok());
-                let old = made.is_some_and(|made| {
-                    Timestamp::from_unix(made) < Timestamp::from_unix(now().as_unix() - CLAIM_LASTS)
-                });
-                if !old {
+                if !is_older(&claim.bytes, CLAIM_LASTS) {
                     return Ok(true);
                 }
+                objects.delete(&key, &claim.etag).await?;
             }
         }
         Ok(false)
     }
+}
+
+/// Says whether an announcement was made so many seconds ago; one that cannot be read was not.
+fn is_older(announcement: &[u8], seconds: i64) -> bool {
+    let made: Option<i64> = std::str::from_utf8(announcement).ok().and_then(|text| text.parse().ok());
+    made.is_some_and(|made| made < now().as_unix() - seconds)
 }
 
 fn doom_key(nar_hash: &NarHash) -> Key {

@@ -4,7 +4,6 @@
 //! flows: one thread hashes and parses, another compresses and writes, and the reader of the socket feeds both.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
 
@@ -98,7 +97,8 @@ pub(super) struct Intake {
 
 enum Feed {
     Small {
-        chunks: VecDeque<Bytes>,
+        /// Copied together: a chunk of one byte would hold on to the block that it was read into.
+        nar: Vec<u8>,
         objects: Arc<dyn ObjectStore>,
         request: Option<AddressRequest>,
         keep: Keep,
@@ -122,7 +122,7 @@ impl Intake {
         let queue = queue.clone();
         if size.is_some_and(|size| size <= SMALL) {
             let objects = objects.clone();
-            return Ok(Self { feed: Feed::Small { chunks: VecDeque::new(), objects, request, keep }, queue });
+            return Ok(Self { feed: Feed::Small { nar: Vec::new(), objects, request, keep }, queue });
         }
         let (to_digest, chunks) = mpsc::channel(WAITING);
         let digest = spawn_blocking(move || digest_nar(Chunks::new(chunks), request.as_ref()));
@@ -141,7 +141,7 @@ impl Intake {
     /// Takes in the next bytes. When it says that nobody wants more, [`Intake::finish`] says why.
     pub(super) async fn feed(&mut self, chunk: Bytes) -> Wanted {
         match &mut self.feed {
-            Feed::Small { chunks, .. } => chunks.push_back(chunk),
+            Feed::Small { nar, .. } => nar.extend_from_slice(&chunk),
             Feed::Large { to_digest, compression, .. } => {
                 let chunk = self.queue.place(chunk).await;
                 if let Some((to_compress, _)) = compression
@@ -160,12 +160,12 @@ impl Intake {
     /// Says that all bytes came. The work goes on by itself; its outcome is what the handle yields.
     pub(super) fn finish(self) -> JoinHandle<Result<Hashed, IntakeError>> {
         match self.feed {
-            Feed::Small { chunks, objects, request, keep } => tokio::spawn(async move {
+            Feed::Small { nar, objects, request, keep } => tokio::spawn(async move {
                 let upload = match keep {
                     Keep::Bytes => Some(objects.upload().await?),
                     Keep::Nothing => None,
                 };
-                let work = spawn_blocking(move || small(chunks, request.as_ref(), upload));
+                let work = spawn_blocking(move || small(&nar, request.as_ref(), upload));
                 work.await.map_err(ObjectError::from)?
             }),
             Feed::Large { to_digest, digest, compression } => tokio::spawn(async move {
@@ -196,7 +196,7 @@ pub(super) enum Wanted {
 }
 
 fn small(
-    chunks: VecDeque<Bytes>,
+    nar: &[u8],
     request: Option<&AddressRequest>,
     upload: Option<Box<dyn Upload>>,
 ) -> Result<Hashed, IntakeError> {
@@ -204,9 +204,7 @@ fn small(
         /// Making a compressor costs more than compressing 100 KB with it.
         static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     }
-    let mut nar = Vec::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| nar.extend_from_slice(chunk));
-    let digest = digest_nar(Cursor::new(&nar), request)?;
+    let digest = digest_nar(Cursor::new(nar), request)?;
     let Some(mut upload) = upload else {
         return Ok(Hashed { digest, stored: None });
     };
@@ -214,7 +212,7 @@ fn small(
         if compressor.is_none() {
             *compressor = Some(zstd::bulk::Compressor::new(LEVEL)?);
         }
-        compressor.as_mut().map_or_else(|| Ok(Vec::new()), |compressor| compressor.compress(&nar))
+        compressor.as_mut().map_or_else(|| Ok(Vec::new()), |compressor| compressor.compress(nar))
     });
     let compressed = compressed.map_err(compression_failed)?;
     upload.write(&compressed)?;

@@ -13,7 +13,7 @@ use verifier::{StorePath, Timestamp};
 
 use crate::object::Etag;
 
-/// Most paths that are remembered; about 150 bytes each.
+/// Most paths that are remembered; about 250 bytes each.
 const MOST: usize = 100_000;
 
 /// How long a no is remembered at the most: other gates may have admitted what was missing.
@@ -45,7 +45,8 @@ struct Remembered {
 struct State {
     policy: u64,
     writes: u64,
-    paths: HashMap<[u8; 20], Remembered>,
+    /// By the whole path: another name with the same hash part is another path, of which nothing is known.
+    paths: HashMap<StorePath, Remembered>,
 }
 
 #[derive(Default)]
@@ -66,7 +67,7 @@ impl Memory {
     /// for a path that an admitted one refers to.
     pub(super) fn recall(&self, path: &StorePath, etag: Option<&Etag>, now: Timestamp) -> Option<Standing> {
         let state = self.state();
-        let known = state.paths.get(path.digest())?;
+        let known = state.paths.get(path)?;
         let same = etag.is_none_or(|etag| known.etag == *etag) && known.epoch.policy == state.policy;
         let in_time = known.until.is_none_or(|until| now < until);
         let fresh = match known.standing {
@@ -94,7 +95,7 @@ impl Memory {
         }
         state
             .paths
-            .insert(*path.digest(), Remembered { etag: etag.clone(), standing, until, epoch, at: Instant::now() });
+            .insert(path.clone(), Remembered { etag: etag.clone(), standing, until, epoch, at: Instant::now() });
     }
 
     /// Says that evidence was written: what was not admitted may be now.
@@ -105,7 +106,7 @@ impl Memory {
     /// Forgets a path that was deleted.
     pub(super) fn forget(&self, path: &StorePath) {
         let mut state = self.state();
-        state.paths.remove(path.digest());
+        state.paths.remove(path);
         state.writes += 1;
     }
 

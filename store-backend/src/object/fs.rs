@@ -90,6 +90,15 @@ impl Directory {
         self.root.join(key.as_str())
     }
 
+    /// Returns the path of a folder (`""`, or a key with a `/` at its end); none if the text is no folder's, which could lead
+    /// out of the directory.
+    fn folder(&self, folder: &str) -> Option<PathBuf> {
+        if folder.is_empty() {
+            return Some(self.root.to_path_buf());
+        }
+        Key::new(folder.strip_suffix('/')?).map(|key| self.path(&key))
+    }
+
     fn remove_leftovers(&self) -> Result<(), ObjectError> {
         let folder = self.root.join(STAGING);
         for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
@@ -298,8 +307,10 @@ impl ObjectStore for Directory {
     }
 
     async fn list(&self, folder: &str) -> Result<Pages, ObjectError> {
-        let path = self.root.join(folder);
         let (pages, receiver) = tokio::sync::mpsc::channel(2);
+        let Some(path) = self.folder(folder) else {
+            return Ok(Pages(receiver));
+        };
         spawn_blocking(move || {
             let mut page = Vec::with_capacity(PAGE);
             let listed = each_file(&path, |entry| {
@@ -313,7 +324,9 @@ impl ObjectStore for Directory {
     }
 
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
-        let path = self.root.join(folder);
+        let Some(path) = self.folder(folder) else {
+            return Ok(Vec::new());
+        };
         self.blocking(move |_| {
             let Some(entries) = absent(fs::read_dir(&path)).map_err(io_error("list", &path))? else {
                 return Ok(Vec::new());

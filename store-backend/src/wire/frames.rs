@@ -14,12 +14,19 @@ pub struct Frames<'a, S> {
     reader: &'a mut Reader<S>,
     left: u64,
     ended: bool,
+    in_step: bool,
 }
 
 impl<'a, S: ByteSource> Frames<'a, S> {
     /// Starts to read a framed stream.
     pub fn new(reader: &'a mut Reader<S>) -> Self {
-        Self { reader, left: 0, ended: false }
+        Self { reader, left: 0, ended: false, in_step: true }
+    }
+
+    /// Says whether the frames could be read so far. Then they can be read to their end, whatever they hold.
+    #[must_use]
+    pub fn is_in_step(&self) -> bool {
+        self.in_step
     }
 
     /// Reads on to the stream's end and forgets what comes, so that the next request can be read.
@@ -34,6 +41,14 @@ impl<'a, S: ByteSource> Frames<'a, S> {
 
 impl<S: ByteSource> ByteSource for Frames<'_, S> {
     async fn chunk(&mut self) -> Result<Bytes, WireError> {
+        let chunk = self.next().await;
+        self.in_step &= chunk.is_ok();
+        chunk
+    }
+}
+
+impl<S: ByteSource> Frames<'_, S> {
+    async fn next(&mut self) -> Result<Bytes, WireError> {
         while self.left == 0 {
             if self.ended {
                 return Ok(Bytes::new());

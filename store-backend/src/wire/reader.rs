@@ -10,6 +10,10 @@ use super::WireError;
 /// Bytes asked of the socket at a time: four of the frames that Nix writes.
 const CHUNK: usize = 128 << 10;
 
+/// Least room that is left for the next bytes. As long as there is so much, they go behind the last ones: were each chunk
+/// given a block of its own, a peer that sends byte by byte would make every byte that waits somewhere hold on to 128 KiB.
+const ROOM: usize = CHUNK / 4;
+
 /// Most bytes of strings and lists in one request or one path info. A closure of 100,000 paths takes 6 MiB.
 pub const REQUEST_BUDGET: usize = 24 << 20;
 
@@ -61,7 +65,9 @@ impl<R: AsyncRead + Unpin + Send> SocketSource<R> {
 
 impl<R: AsyncRead + Unpin + Send> ByteSource for SocketSource<R> {
     async fn chunk(&mut self) -> Result<Bytes, WireError> {
-        self.buffer.reserve(CHUNK);
+        if self.buffer.capacity() - self.buffer.len() < ROOM {
+            self.buffer.reserve(CHUNK);
+        }
         let read = self.inner.read_buf(&mut self.buffer);
         match self.patience {
             None => read.await?,
