@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use verifier::{Evidence, Signer, SignerId, StorePath, Timestamp};
+use verifier::{AddressProof, ContentAddress, Evidence, PathInfo, Signer, SignerId, StorePath, Timestamp};
 
 use crate::escape;
 use crate::finding::{Code, Finding};
@@ -36,6 +36,32 @@ pub enum Strength {
     /// By MD5 or SHA-1, or without the offsets of self-references: two contents can be made to share one, so signatures are
     /// needed.
     Forgeable,
+}
+
+impl Strength {
+    /// Returns how strong an address is that is proven as it stands.
+    #[must_use]
+    pub fn of(address: &ContentAddress) -> Self {
+        if address.is_forgeable() { Self::Forgeable } else { Self::Strong }
+    }
+}
+
+impl Address {
+    /// Returns how the address of a path stands before its bytes were read.
+    #[must_use]
+    pub fn claimed(info: &PathInfo) -> Self {
+        info.content_address.as_ref().map_or(Self::None, |address| Self::Claimed(Strength::of(address)))
+    }
+
+    /// Returns how the address of a path stands by what its bytes said.
+    #[must_use]
+    pub fn proven(info: &PathInfo, proof: AddressProof) -> Self {
+        match (&info.content_address, proof) {
+            (Some(address), AddressProof::Proven) => Self::Proven(Strength::of(address)),
+            (Some(_), AddressProof::WithoutOffsets) => Self::Proven(Strength::Forgeable),
+            (None, _) | (Some(_), AddressProof::None) => Self::None,
+        }
+    }
 }
 
 /// What is decided upon.

@@ -20,9 +20,9 @@ mod view;
 use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use policy::{Address, Decision, Policy, Strength, Subject};
+use policy::{Address, Decision, Policy, Subject};
 use tokio::sync::Semaphore;
-use verifier::{ContentAddress, Evidence, SecretKey, StorePath, Timestamp};
+use verifier::{Evidence, SecretKey, StorePath, Timestamp};
 
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
@@ -33,7 +33,7 @@ pub use intake::MAX_REFERENCES;
 pub use signatures::Kept;
 pub use view::View;
 
-use crate::store::{AddressProof, BinaryCache, Record};
+use crate::store::{BinaryCache, Record};
 use index::Index;
 use memory::Memory;
 
@@ -127,15 +127,7 @@ impl Gate {
 
 /// How a record's content address stands.
 fn proven_address(record: &Record) -> Address {
-    match (&record.info().content_address, record.nar.address) {
-        (Some(address), AddressProof::Proven) => Address::Proven(strength(address)),
-        (Some(_), AddressProof::WithoutOffsets) => Address::Proven(Strength::Forgeable),
-        _ => Address::None,
-    }
-}
-
-fn strength(address: &ContentAddress) -> Strength {
-    if address.is_forgeable() { Strength::Forgeable } else { Strength::Strong }
+    Address::proven(record.info(), record.nar.address)
 }
 
 fn check(cache: &BinaryCache, policy: &Policy, countersign: Option<&SecretKey>) -> Result<(), GateError> {

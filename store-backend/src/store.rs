@@ -15,4 +15,4 @@ pub(crate) use binary_cache::{listing_key, log_key, nar_key, narinfo_key, realis
 pub use daemon::Daemon;
 pub use nar::{NarRead, NarReadError, NarStream};
 pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
-pub use record::{AddressProof, FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};
+pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

@@ -1,17 +1,17 @@
 //! Nix's own golden files: each `.bin` is read as the `.json` beside it says, and written again byte by byte.
 //!
-//! Not here, because this program has no codec for them: path infos and build results of before 1.29, which only clients
-//! older than 1.32 exchange, and what those say in a greeting.
+//! Not here, because this program has no codec for them: the forms of path infos, build results, derived paths and greetings
+//! that only clients older than 1.32 exchange.
 
 mod support;
 
 use nix_derivation::DerivedPath;
 use serde_json::{Value, json};
 use store_backend::protocol::{
-    BuildResult, BuildStatus, Features, NEWEST, Operation, ProtocolVersion, RawPathInfo, Request, Trust, greet_server,
-    read_output_id, read_realisation, write_output_id, write_path_info, write_realisation,
+    BuildResult, BuildStatus, Features, NEWEST, Operation, ProtocolVersion, RawPathInfo, Request, RequestError, Trust,
+    greet_server, read_output_id, read_realisation, write_output_id, write_path_info, write_realisation,
 };
-use store_backend::wire::{ByteSource, Reader, SocketSource, StringLimit, Writer};
+use store_backend::wire::{Reader, SocketSource, StringLimit, WireError, Writer};
 use support::pieces::{Pieces, reader, run, written};
 use support::vectors;
 use support::words::{SERVER_MAGIC, Words};
@@ -24,8 +24,8 @@ struct Golden {
     json: Value,
 }
 
-/// What a codec makes of a golden file: the value's JSON as Nix writes it, and the value's bytes.
-type Codec = fn(&mut Reader<Pieces>) -> (Value, Vec<u8>);
+/// What a codec makes of a value: its JSON as Nix writes it, and its bytes.
+type Codec = fn(&mut Reader<Pieces>) -> Result<(Value, Vec<u8>), RequestError>;
 
 fn golden(folder: &str, name: &str) -> Option<Golden> {
     let folder = vectors()?.join(folder);
@@ -47,27 +47,17 @@ fn check(folder: &str, name: &str, codec: Codec) {
     let mut reader = reader(&golden.bytes);
     let mut again = Vec::new();
     for (index, expected) in values.iter().enumerate() {
-        let (found, bytes) = codec(&mut reader);
+        let (found, bytes) = codec(&mut reader).expect("well formed");
         assert_eq!(found, *expected, "{folder}/{name}, value {index}");
         again.extend(bytes);
     }
     assert!(run(reader.is_at_end()).expect("memory can be read"), "{name}: nothing is left");
     assert_eq!(again, golden.bytes, "{}: written as Nix writes it", golden.name);
-    breaks_off(&golden, codec, values.len());
-}
-
-/// Reads the file broken off at every byte. The codecs of this file panic where reading fails, which is what is to happen
-/// to the last value.
-fn breaks_off(golden: &Golden, codec: Codec, values: usize) {
     for length in 0..golden.bytes.len() {
-        let bytes = &golden.bytes[..length];
-        let read = std::panic::catch_unwind(|| {
-            let mut reader = reader(bytes);
-            (0..values).for_each(|_| drop(codec(&mut reader)));
-        });
-        let why = read.expect_err("what breaks off cannot be read");
-        let why = why.downcast_ref::<String>().map_or("", String::as_str);
-        assert!(why.contains("Ended("), "{} at {length}: {why}", golden.name);
+        let mut broken = support::pieces::reader(&golden.bytes[..length]);
+        let failed = values.iter().find_map(|_| codec(&mut broken).err());
+        let ended = matches!(failed, Some(RequestError::Wire(WireError::Ended(_))));
+        assert!(ended, "{} broken off after {length} bytes: {failed:?}", golden.name);
     }
 }
 
@@ -79,8 +69,8 @@ fn base(path: &StorePath) -> Value {
     path.to_basename().into()
 }
 
-async fn text<S: ByteSource>(reader: &mut Reader<S>) -> String {
-    reader.string("a text", StringLimit::Long).await.expect("a text")
+fn text(reader: &mut Reader<Pieces>) -> Result<String, RequestError> {
+    Ok(run(reader.string("a text", StringLimit::Long))?)
 }
 
 fn address_json(address: &ContentAddress) -> Value {
@@ -100,17 +90,12 @@ fn signature_json(text: &str) -> Value {
     json!({ "keyName": name, "sig": encoded })
 }
 
-fn realisation_json(realisation: &Realisation) -> Value {
-    realisation.to_json()
-}
-
 #[test]
 fn strings() {
     for folder in ["worker-protocol", "common-protocol"] {
         check(folder, "string", |reader| {
-            let bytes = run(reader.bytes("a string", StringLimit::Short)).expect("a string");
-            let written = written(|writer| writer.put_bytes(&bytes));
-            (String::from_utf8_lossy(&bytes).trim_end_matches('\0').into(), written)
+            let bytes = run(reader.bytes("a string", StringLimit::Short))?;
+            Ok((String::from_utf8_lossy(&bytes).into(), written(|writer| writer.put_bytes(&bytes))))
         });
     }
 }
@@ -145,16 +130,16 @@ fn lists() {
 fn store_paths() {
     for folder in ["worker-protocol", "common-protocol"] {
         check(folder, "store-path", |reader| {
-            let request = run(Request::read(Operation::IsValidPath, reader, &store_dir(), &Features::default()));
-            let Request::IsValidPath(path) = request.unwrap_or_else(|error| panic!("{error:?}")) else { unreachable!() };
-            let bytes = written(|writer| Request::IsValidPath(path.clone()).write(writer, &store_dir()));
-            (base(&path), bytes[8..].to_vec())
+            let request = run(Request::read(Operation::IsValidPath, reader, &store_dir(), &Features::default()))?;
+            let bytes = written(|writer| request.write(writer, &store_dir()));
+            let Request::IsValidPath(path) = request else { panic!("{request:?}") };
+            Ok((base(&path), bytes[8..].to_vec()))
         });
         check(folder, "optional-store-path", |reader| {
-            let text = run(text(reader));
+            let text = text(reader)?;
             let path = (!text.is_empty()).then(|| store_dir().parse_path(text.as_bytes()).expect("a path"));
-            let bytes = written(|writer| writer.put_str(&path.as_ref().map_or(String::new(), |p| store_dir().render_path(p))));
-            (path.as_ref().map_or(Value::Null, base), bytes)
+            let again = path.as_ref().map_or(String::new(), |path| store_dir().render_path(path));
+            Ok((path.as_ref().map_or(Value::Null, base), written(|writer| writer.put_str(&again))))
         });
     }
 }
@@ -166,36 +151,32 @@ fn content_addresses() {
         .flat_map(|folder| [(*folder, "content-address"), (*folder, "optional-content-address")])
     {
         check(folder, name, |reader| {
-            let address = ContentAddress::parse_optional(&run(text(reader))).expect("a content address");
-            let written =
-                written(|writer| writer.put_str(&address.as_ref().map_or(String::new(), ToString::to_string)));
-            (address.as_ref().map_or(Value::Null, address_json), written)
+            let address = ContentAddress::parse_optional(&text(reader)?).expect("a content address");
+            let again = address.as_ref().map_or(String::new(), ToString::to_string);
+            Ok((address.as_ref().map_or(Value::Null, address_json), written(|writer| writer.put_str(&again))))
         });
     }
 }
 
 #[test]
 fn derived_paths() {
-    let codec: Codec = |reader| {
-        let target = DerivedPath::parse_legacy_in(&store_dir(), &run(text(reader))).expect("a derived path");
-        let json = match &target {
-            DerivedPath::Opaque(path) => base(path),
-            DerivedPath::Built { outputs, .. } => {
-                let outputs: Vec<&String> = outputs.iter().collect();
-                let outputs = if outputs.is_empty() { json!(["*"]) } else { json!(outputs) };
-                json!({ "drvPath": base(target.base()), "outputs": outputs })
-            }
-        };
-        (json, written(|writer| writer.put_str(&target.render_legacy(&store_dir()))))
-    };
-    check("worker-protocol", "derived-path-1.30", codec);
-    check("worker-protocol", "derived-path-1.29", codec);
+    check("worker-protocol", "derived-path-1.30", |reader| {
+        let target = DerivedPath::parse_legacy_in(&store_dir(), &text(reader)?).expect("a derived path");
+        Ok((target_json(&target), written(|writer| writer.put_str(&target.render_legacy(&store_dir())))))
+    });
+}
+
+fn target_json(target: &DerivedPath) -> Value {
+    let DerivedPath::Built { outputs, .. } = target else { return base(target.base()) };
+    let outputs: Vec<&String> = outputs.iter().collect();
+    let outputs = if outputs.is_empty() { json!(["*"]) } else { json!(outputs) };
+    json!({ "drvPath": base(target.base()), "outputs": outputs })
 }
 
 #[test]
 fn build_modes() {
     check("worker-protocol", "build-mode", |reader| {
-        let mode = run(reader.u64()).unwrap_or_else(|error| panic!("{error:?}"));
+        let mode = run(reader.u64())?;
         let words = Words::new().u64(0).u64(mode).0;
         let request = run(Request::read(
             Operation::BuildPaths,
@@ -204,17 +185,15 @@ fn build_modes() {
             &Features::default(),
         ))
         .expect("a request");
-        (mode.into(), written(|writer| request.write(writer, &store_dir()))[16..].to_vec())
+        Ok((mode.into(), written(|writer| request.write(writer, &store_dir()))[16..].to_vec()))
     });
 }
 
 #[test]
 fn path_infos() {
     check("worker-protocol", "valid-path-info-1.16", |reader| {
-        let raw = run(RawPathInfo::read(reader)).unwrap_or_else(|error| panic!("{error:?}"));
-        let info = raw.parse(&store_dir()).expect("understood");
-        let bytes = written(|writer| write_path_info(writer, &store_dir(), &info));
-        (info_json(&info), bytes)
+        let info = run(RawPathInfo::read(reader))?.parse(&store_dir())?;
+        Ok((info_json(&info), written(|writer| write_path_info(writer, &store_dir(), &info))))
     });
 }
 
@@ -239,16 +218,15 @@ fn info_json(info: &PathInfo) -> Value {
 fn output_ids() {
     for folder in ["worker-protocol", "common-protocol"] {
         check(folder, "drv-output", |reader| {
-            let id = run(read_output_id(reader, &store_dir(), &Features::default()));
-            let id = id.unwrap_or_else(|error| panic!("{error:?}"));
-            (id.to_string().into(), written(|writer| write_output_id(writer, &store_dir(), &id)))
+            let id = run(read_output_id(reader, &store_dir(), &Features::default()))?;
+            Ok((id.to_string().into(), written(|writer| write_output_id(writer, &store_dir(), &id))))
         });
     }
     check("worker-protocol", "drv-output-realisation-with-path-not-hash", |reader| {
-        let id = run(read_output_id(reader, &store_dir(), &Features::ours())).unwrap_or_else(|error| panic!("{error:?}"));
+        let id = run(read_output_id(reader, &store_dir(), &Features::ours()))?;
         let OutputId::Path { drv_path, output } = &id else { panic!("{id}: expected a path") };
         let json = json!({ "drvPath": base(drv_path), "outputName": output });
-        (json, written(|writer| write_output_id(writer, &store_dir(), &id)))
+        Ok((json, written(|writer| write_output_id(writer, &store_dir(), &id))))
     });
 }
 
@@ -256,10 +234,9 @@ fn output_ids() {
 fn realisations_with_signatures_as_texts() {
     for folder in ["worker-protocol", "common-protocol"] {
         check(folder, "realisation-with-deps", |reader| {
-            let realisation = run(read_realisation(reader, &store_dir(), &Features::default()));
-            let realisation = realisation.unwrap_or_else(|error| panic!("{error:?}"));
+            let realisation = run(read_realisation(reader, &store_dir(), &Features::default()))?;
             let bytes = written(|writer| write_realisation(writer, &store_dir(), &realisation));
-            (realisation_json(&realisation), bytes)
+            Ok((realisation.to_json(), bytes))
         });
     }
 }
@@ -276,7 +253,8 @@ fn realisations_with_signatures_as_objects_are_read() {
             let expected = Realisation::parse(&expected.to_string()).expect("a realisation");
             assert_eq!(read, expected);
             let rewritten = written(|writer| write_realisation(writer, &store_dir(), &read));
-            let again = run(read_realisation(&mut support::pieces::reader(&rewritten), &store_dir(), &Features::default()));
+            let again =
+                run(read_realisation(&mut support::pieces::reader(&rewritten), &store_dir(), &Features::default()));
             assert_eq!(again.expect("a realisation"), read);
         }
         assert!(run(reader.is_at_end()).expect("memory can be read"));
@@ -286,10 +264,9 @@ fn realisations_with_signatures_as_objects_are_read() {
 #[test]
 fn realisations_keyed_by_path() {
     check("worker-protocol", "realisation-realisation-with-path-not-hash", |reader| {
-        let realisation = run(read_realisation(reader, &store_dir(), &Features::ours()));
-        let realisation = realisation.unwrap_or_else(|error| panic!("{error:?}"));
+        let realisation = run(read_realisation(reader, &store_dir(), &Features::ours()))?;
         let bytes = written(|writer| write_realisation(writer, &store_dir(), &realisation));
-        (realisation.to_json(), bytes)
+        Ok((realisation.to_json(), bytes))
     });
 }
 
@@ -372,16 +349,11 @@ fn keyed_build_results() {
     let mut reader = reader(&golden.bytes);
     let mut again = Vec::new();
     for expected in golden.json.as_array().expect("a list") {
-        let target = DerivedPath::parse_legacy_in(&store_dir(), &run(text(&mut reader))).expect("a derived path");
-        let key = match &target {
-            DerivedPath::Opaque(path) => base(path),
-            DerivedPath::Built { outputs, .. } => {
-                json!({ "drvPath": base(target.base()), "outputs": outputs.iter().collect::<Vec<_>>() })
-            }
-        };
+        let text = text(&mut reader).expect("a text");
+        let target = DerivedPath::parse_legacy_in(&store_dir(), &text).expect("a derived path");
         let result = read_result(&mut reader, 29, &Features::default());
         let mut json = result_json(&result);
-        json["path"] = key;
+        json["path"] = target_json(&target);
         assert_eq!(json, *expected);
         again.extend(written(|writer| {
             writer.put_str(&target.render_legacy(&store_dir()));
@@ -397,7 +369,11 @@ fn keyed_build_results() {
 fn greetings() {
     let cases: [(&str, u64, [(Option<&str>, Option<Trust>); 2]); 2] = [
         ("client-handshake-info_1_33", 33, [(Some("foo"), None), (Some("bar"), None)]),
-        ("client-handshake-info_1_35", 35, [(Some("foo"), Some(Trust::Untrusted)), (Some("bar"), Some(Trust::Trusted))]),
+        (
+            "client-handshake-info_1_35",
+            35,
+            [(Some("foo"), Some(Trust::Untrusted)), (Some("bar"), Some(Trust::Trusted))],
+        ),
     ];
     let Some(vectors) = vectors() else { return };
     for (name, minor, expected) in cases {

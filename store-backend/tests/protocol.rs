@@ -111,8 +111,16 @@ fn a_request_that_says_what_cannot_be_is_read_to_its_end() {
         ("one of several paths", op::QUERY_VALID_PATHS, Words::new().strings([good.as_str(), bad, &good]).u64(1)),
         ("one of several targets", op::BUILD_PATHS, Words::new().strings([bad, &good]).u64(0)),
         ("a build mode", op::BUILD_PATHS, Words::new().strings([&good]).u64(3)),
-        ("a garbage action", op::COLLECT_GARBAGE, Words::new().u64(4).strings([&good]).u64(0).u64(0).u64(0).u64(0).u64(0)),
-        ("a path to delete", op::COLLECT_GARBAGE, Words::new().u64(3).strings([bad]).u64(0).u64(0).u64(0).u64(0).u64(0)),
+        (
+            "a garbage action",
+            op::COLLECT_GARBAGE,
+            Words::new().u64(4).strings([&good]).u64(0).u64(0).u64(0).u64(0).u64(0),
+        ),
+        (
+            "a path to delete",
+            op::COLLECT_GARBAGE,
+            Words::new().u64(3).strings([bad]).u64(0).u64(0).u64(0).u64(0).u64(0),
+        ),
         ("a hash method", op::ADD_TO_STORE, Words::new().str("x").str("fixed:r:crc32").strings([&good]).u64(0)),
         ("a reference", op::ADD_TO_STORE, Words::new().str("x").str("text:sha256").strings([bad]).u64(0)),
         ("a derivation's path", op::BUILD_DERIVATION, Words::new().str(bad).raw(&empty_derivation().0).u64(0)),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm, StoreDir, StorePath};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::path_info::PathInfo;
@@ -11,6 +12,14 @@ use crate::path_info::PathInfo;
 /// Why a content address does not make the path that it is claimed for. Whoever sent it caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AddressError {
+    /// The bytes have another one.
+    #[error("the address says {address}, the bytes say {found}")]
+    OtherBytes {
+        /// The claimed content address.
+        address: ContentAddress,
+        /// The one that the bytes have, or `none`.
+        found: String,
+    },
     /// The text is not a content address.
     #[error("expected a content address such as fixed:r:sha256:…, found {0:?}")]
     Unreadable(String),
@@ -32,6 +41,18 @@ pub enum AddressError {
         /// The path that was claimed.
         claimed: Box<StorePath>,
     },
+}
+
+/// What bytes say of the content address that a path is said to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressProof {
+    /// The path has none.
+    None,
+    /// It was recomputed from them, and holds.
+    Proven,
+    /// It was recomputed as Nix 2.17 to 2.34 does for a path that names itself, and holds: other contents may share it.
+    WithoutOffsets,
 }
 
 /// A content address as a narinfo's `CA:` field spells it.

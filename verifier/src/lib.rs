@@ -21,7 +21,7 @@ mod signature;
 mod time;
 mod verifications;
 
-pub use address::{AddressError, ContentAddress};
+pub use address::{AddressError, AddressProof, ContentAddress};
 pub use evidence::{Claim, Evidence, Judged, Verdict};
 pub use fingerprint::{Fingerprint, FingerprintDigest};
 pub use key::{KeyError, KeyName, PublicKey, SecretKey};

@@ -5,14 +5,15 @@ use std::io::{self, Read};
 use std::rc::Rc;
 
 use nix_archive::nar::{Error as ArchiveError, Event, decode_events_reader};
-use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm, NixHash, NixHasher};
+use nix_derivation::{CAHash, ContentAddressMethod, HashAlgorithm, NixHash, NixHasher, StoreDir, nixbase32};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::address::{AddressError, AddressProof};
 use crate::git::{self, GitError, GitHasher};
 use crate::hash_modulo::ModuloHasher;
 use crate::listing::Listing;
-use crate::path_info::NarHash;
+use crate::path_info::{NarHash, PathInfo};
 
 /// Bytes read and hashed at a time: large enough that hashing runs at its full rate, small enough for the cache.
 const BLOCK: usize = 64 << 10;
@@ -84,6 +85,41 @@ pub struct AddressRequest {
     /// The path's own hash part (32 characters), each occurrence of which counts as zeros in an address over the NAR;
     /// none for a path that is not known yet. The other methods cannot name themselves, and take the bytes as they are.
     pub own_hash_part: Option<String>,
+}
+
+impl AddressRequest {
+    /// Returns what has to be computed from a path's NAR to prove the content address that it is said to have; none if it has
+    /// none.
+    #[must_use]
+    pub fn of_path(info: &PathInfo) -> Option<Self> {
+        info.content_address.as_ref().map(|address| Self {
+            method: address.method(),
+            algorithm: address.algorithm(),
+            own_hash_part: Some(nixbase32::encode(info.path.digest())),
+        })
+    }
+}
+
+impl NarDigest {
+    /// Compares the content address that a path is said to have with its name and references, and with these bytes, which must
+    /// have been read with [`AddressRequest::of_path`].
+    ///
+    /// # Errors
+    /// When the address does not make the path, or is not that of the bytes.
+    pub fn prove_address(&self, store_dir: &StoreDir, info: &PathInfo) -> Result<AddressProof, AddressError> {
+        let Some(address) = &info.content_address else {
+            return Ok(AddressProof::None);
+        };
+        address.check_path(store_dir, info)?;
+        if self.address.as_ref() == Some(address.hash()) {
+            return Ok(AddressProof::Proven);
+        }
+        if self.address_without_offsets.as_ref() == Some(address.hash()) {
+            return Ok(AddressProof::WithoutOffsets);
+        }
+        let found = self.address.as_ref().map_or_else(|| "none".to_owned(), CAHash::to_nix_string);
+        Err(AddressError::OtherBytes { address: address.clone(), found })
+    }
 }
 
 /// What one reading of a NAR found out.

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use policy::{Address, Code, Finding, Strength};
 use tokio::task::spawn_blocking;
 use verifier::{
-    AddressRequest, ContentAddress, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir,
-    digest_nar,
+    AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir, digest_nar,
 };
 
 use super::Progress;
 use crate::client::ClientError;
-use crate::store::{NarReader, Statement, Store, StoreError, hash_part_of};
+use crate::store::{NarReader, Statement, Store, StoreError};
 
 /// What is known of a path's contents and of its content address.
 pub(super) struct Checked {
@@ -36,10 +35,10 @@ pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked 
         && address.algorithm() == HashAlgorithm::Sha256
         && !info.references.contains(&info.path);
     if !plain {
-        return Checked { address: Address::Claimed(strength(address)), failures: Vec::new(), unchecked: None };
+        return Checked { address: Address::claimed(info), failures: Vec::new(), unchecked: None };
     }
     if address.hash().hash().digest_as_bytes() == info.nar_hash.as_bytes() {
-        Checked { address: Address::Proven(strength(address)), failures: Vec::new(), unchecked: None }
+        Checked { address: Address::Proven(Strength::of(address)), failures: Vec::new(), unchecked: None }
     } else {
         Checked::false_address(format!("the address says {address}, the NAR hash is {}", info.nar_hash))
     }
@@ -48,7 +47,7 @@ pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked 
 /// Reads the contents, and compares them with what is said of them.
 pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, progress: Arc<Progress>) -> Checked {
     let info = &statement.info;
-    let claimed = info.content_address.as_ref().map_or(Address::None, |known| Address::Claimed(strength(known)));
+    let claimed = Address::claimed(info);
     let failed = |finding| Checked { address: claimed, failures: vec![finding], unchecked: None };
     let unchecked = |finding| Checked { address: claimed, failures: Vec::new(), unchecked: Some(finding) };
     let missing = |why: String| Finding::new(Code::MissingContent, why);
@@ -63,7 +62,7 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
         Err(error) => return unchecked(missing(error.to_string())),
     };
     let reader = Passing { inner: nar, left: info.nar_size, size: info.nar_size, progress };
-    let request = request(info);
+    let request = AddressRequest::of_path(info);
     let digest = match spawn_blocking(move || digest_nar(reader, request.as_ref())).await {
         Ok(Ok(digest)) => digest,
         Ok(Err(error)) => {
@@ -79,26 +78,15 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
         let found = format!("found {} of {} bytes", digest.nar_hash, digest.nar_size);
         return failed(Finding::new(Code::ContentMismatch, format!("{}, {found}", expected(info))));
     }
-    check_address(store.store_dir(), info, digest)
+    check_address(store.store_dir(), info, &digest)
 }
 
 /// Compares the content address with the bytes, which are those that are vouched for.
-fn check_address(store_dir: &StoreDir, info: &PathInfo, digest: NarDigest) -> Checked {
-    let proven = |strength| Checked { address: Address::Proven(strength), failures: Vec::new(), unchecked: None };
-    let Some(address) = &info.content_address else {
-        return Checked { address: Address::None, failures: Vec::new(), unchecked: None };
-    };
-    if let Err(error) = address.check_path(store_dir, info) {
-        return Checked::false_address(error.to_string());
+fn check_address(store_dir: &StoreDir, info: &PathInfo, digest: &NarDigest) -> Checked {
+    match digest.prove_address(store_dir, info) {
+        Ok(proof) => Checked { address: Address::proven(info, proof), failures: Vec::new(), unchecked: None },
+        Err(error) => Checked::false_address(error.to_string()),
     }
-    if digest.address.as_ref() == Some(address.hash()) {
-        return proven(strength(address));
-    }
-    if digest.address_without_offsets.as_ref() == Some(address.hash()) {
-        return proven(Strength::Forgeable);
-    }
-    let found = digest.address.map_or_else(|| "none".to_owned(), |hash| hash.to_nix_string());
-    Checked::false_address(format!("the address says {address}, the bytes say {found}"))
 }
 
 impl Checked {
@@ -111,18 +99,6 @@ impl Checked {
 
 fn expected(info: &PathInfo) -> String {
     format!("expected {} of {} bytes", info.nar_hash, info.nar_size)
-}
-
-fn strength(address: &ContentAddress) -> Strength {
-    if address.is_forgeable() { Strength::Forgeable } else { Strength::Strong }
-}
-
-fn request(info: &PathInfo) -> Option<AddressRequest> {
-    info.content_address.as_ref().map(|address| AddressRequest {
-        method: address.method(),
-        algorithm: address.algorithm(),
-        own_hash_part: Some(hash_part_of(&info.path)),
-    })
 }
 
 /// What an error in reading a NAR says about it.

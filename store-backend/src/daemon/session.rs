@@ -8,7 +8,7 @@ use verifier::{StoreDir, StorePath};
 
 use super::{DAEMON_VERSION, OperationError, ServeError};
 use crate::gate::{Gate, Uploader};
-use crate::protocol::{Greeting, Operation, Request, Trust, greet_client};
+use crate::protocol::{Greeting, Operation, ProtocolVersion, Request, Trust, greet_client};
 use crate::wire::{ErrorMessage, Frames, Message, Reader, SocketSource, WireError, Writer};
 
 /// How long a client may send nothing in the middle of a request. Between requests it may wait as long as it likes.
@@ -16,6 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long the greeting may take in all.
 const GREETING: Duration = Duration::from_secs(30);
+
+/// The first version whose clients take no for an answer to `NarFromPath`. Older ones (seen with Nix 2.8) wait for the NAR
+/// all the same, for ever, unless the connection ends.
+const MINDS_REFUSED_NARS: ProtocolVersion = ProtocolVersion { major: 1, minor: 38 };
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -77,7 +81,12 @@ where
             tracing::debug!(%operation, "asked");
             match self.perform(operation).await {
                 Ok(()) => self.writer.flush().await?,
-                Err(OperationError::Reply(why)) => self.refuse(operation, why).await?,
+                Err(OperationError::Reply(why)) => {
+                    self.refuse(operation, why).await?;
+                    if operation == Operation::NarFromPath && self.greeting.version < MINDS_REFUSED_NARS {
+                        return Ok(());
+                    }
+                }
                 Err(OperationError::Fatal(error)) => {
                     self.writer.discard();
                     // Where the connection failed nobody hears this; and a NAR is cut off by saying nothing more, since

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use policy::{Address, Subject, Verdict};
 use tokio::task::JoinHandle;
-use verifier::{Claim, Evidence, Fingerprint, PathInfo, StorePath};
+use verifier::{AddressRequest, Claim, Evidence, Fingerprint, PathInfo, StorePath};
 
 use super::admission::{MAX_SIGNATURES, describe, refused};
 use super::claims::NarClaim;
 use super::commit::{Commit, Offered, Ready};
 use super::intake::{Hashed, Intake, IntakeError, Keep, MAX_REFERENCES, Queue};
-use super::verified::{Verified, address_request};
-use super::{Gate, GateError, Uploader, intake, now, strength};
+use super::verified::Verified;
+use super::{Gate, GateError, Uploader, intake, now};
 use crate::object::{Etag, ObjectError};
 use crate::store::{FileFacts, Record};
 
@@ -110,7 +110,7 @@ impl Batch {
         self.judge_offer(&info, &fingerprint).await?;
         let existing = gate.claim_existing(&info).await?;
         let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes };
-        let request = address_request(&info);
+        let request = AddressRequest::of_path(&info);
         let intake = Intake::start(gate.cache.objects(), Some(info.nar_size), request, keep, &self.queue).await?;
         self.announced.insert(info.path.clone());
         Ok(Offer::Wanted(Box::new(Wanted { offered: Offered { info, fingerprint, existing, replaces }, intake })))
@@ -199,16 +199,13 @@ impl Batch {
     async fn judge_offer(&self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<(), GateError> {
         let gate = &self.gate;
         let store_dir = gate.cache.store_dir();
-        let address = match &info.content_address {
-            None => Address::None,
-            Some(address) => {
-                address.check_path(store_dir, info).map_err(|error| GateError::FalseAddress {
-                    path: store_dir.render_path(&info.path),
-                    why: error.to_string(),
-                })?;
-                Address::Claimed(strength(address))
-            }
-        };
+        if let Some(address) = &info.content_address {
+            address.check_path(store_dir, info).map_err(|error| GateError::FalseAddress {
+                path: store_dir.render_path(&info.path),
+                why: error.to_string(),
+            })?;
+        }
+        let address = Address::claimed(info);
         let kept = gate.cache.record(&info.path, &fingerprint.digest()).await?.map(|(record, _)| record);
         let policy = gate.policy();
         let claims = info.signatures.iter().map(|text| Claim { text, first_seen: None });

@@ -14,7 +14,7 @@ use verifier::{
 };
 
 use super::intake::{Intake, IntakeError, Keep, MAX_REFERENCES, Queue, Wanted};
-use super::{Batch, Gate, GateError, Uploader, now, strength};
+use super::{Batch, Gate, GateError, Uploader, now};
 use crate::object::ObjectError;
 use crate::wire::{ByteSource, Reader};
 
@@ -110,7 +110,7 @@ impl Gate {
             .and_then(|hash| CAHash::from_parts(addition.method, hash.algorithm(), hash.digest_as_bytes()))
             .map_err(|error| addition.unacceptable(error.to_string()))?;
         let info = self.info_of(addition, hash, NarHash::from_sha256([0; 32]), 1)?;
-        let address = info.content_address.as_ref().map_or(Address::None, |known| Address::Claimed(strength(known)));
+        let address = Address::claimed(&info);
         let fingerprint =
             info.fingerprint(self.cache.store_dir()).map_err(|error| addition.unacceptable(error.to_string()))?;
         let policy = self.policy();
@@ -187,8 +187,8 @@ fn put_token(nar: &mut Vec<u8>, token: &str) {
 /// Bytes that wait until their number is known: in memory, and from half a megabyte on in an unnamed file.
 #[derive(Default)]
 struct Spool {
-    gathered: std::collections::VecDeque<Bytes>,
-    in_memory: usize,
+    /// Copied together, as a chunk of one byte would hold on to the block that it was read into.
+    gathered: Vec<u8>,
     file: Option<File>,
     size: u64,
 }
@@ -196,9 +196,8 @@ struct Spool {
 impl Spool {
     async fn push(&mut self, chunk: Bytes) -> Result<(), ObjectError> {
         self.size += chunk.len() as u64;
-        if self.file.is_none() && self.in_memory + chunk.len() <= GATHERED {
-            self.in_memory += chunk.len();
-            self.gathered.push_back(chunk);
+        if self.file.is_none() && self.gathered.len() + chunk.len() <= GATHERED {
+            self.gathered.extend_from_slice(&chunk);
             return Ok(());
         }
         let file = self.file.take();
@@ -224,8 +223,8 @@ impl Spool {
 
     /// Returns the next bytes; none after the last.
     async fn pop(&mut self) -> Result<Option<Bytes>, ObjectError> {
-        if let Some(chunk) = self.gathered.pop_front() {
-            return Ok(Some(chunk));
+        if !self.gathered.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.gathered).into()));
         }
         let Some(mut file) = self.file.take() else {
             return Ok(None);

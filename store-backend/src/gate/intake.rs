@@ -195,11 +195,7 @@ pub(super) enum Wanted {
     NoMore,
 }
 
-fn small(
-    nar: &[u8],
-    request: Option<&AddressRequest>,
-    upload: Option<Box<dyn Upload>>,
-) -> Result<Hashed, IntakeError> {
+fn small(nar: &[u8], request: Option<&AddressRequest>, upload: Option<Box<dyn Upload>>) -> Result<Hashed, IntakeError> {
     thread_local! {
         /// Making a compressor costs more than compressing 100 KB with it.
         static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };

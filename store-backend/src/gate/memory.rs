@@ -93,9 +93,7 @@ impl Memory {
         if state.paths.len() >= MOST {
             state.paths.clear();
         }
-        state
-            .paths
-            .insert(path.clone(), Remembered { etag: etag.clone(), standing, until, epoch, at: Instant::now() });
+        state.paths.insert(path.clone(), Remembered { etag: etag.clone(), standing, until, epoch, at: Instant::now() });
     }
 
     /// Says that evidence was written: what was not admitted may be now.

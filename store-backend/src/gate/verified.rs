@@ -1,11 +1,11 @@
 //! The proof that bytes were hashed, and are what a path info says.
 
-use verifier::{AddressRequest, PathInfo, StoreDir};
+use verifier::{PathInfo, StoreDir};
 
 use super::intake::Hashed;
 use super::{GateError, now};
 use crate::object::Upload;
-use crate::store::{AddressProof, FileFacts, NarRecord, Record, hash_part_of};
+use crate::store::{FileFacts, NarRecord, Record};
 
 /// A path info together with the proof that its NAR's bytes were hashed and match it, address and all.
 ///
@@ -43,21 +43,9 @@ impl Verified {
                 found_size: digest.nar_size,
             });
         }
-        let mut proof = AddressProof::None;
-        if let Some(address) = &info.content_address {
-            address
-                .check_path(store_dir, &info)
-                .map_err(|error| GateError::FalseAddress { path: path.clone(), why: error.to_string() })?;
-            if digest.address.as_ref() == Some(address.hash()) {
-                proof = AddressProof::Proven;
-            } else if digest.address_without_offsets.as_ref() == Some(address.hash()) {
-                proof = AddressProof::WithoutOffsets;
-            } else {
-                let found = digest.address.map_or_else(|| "none".to_owned(), |hash| hash.to_nix_string());
-                let why = format!("the address says {address}, the bytes say {found}");
-                return Err(GateError::FalseAddress { path, why });
-            }
-        }
+        let proof = digest
+            .prove_address(store_dir, &info)
+            .map_err(|error| GateError::FalseAddress { path: path.clone(), why: error.to_string() })?;
         let (upload, file) = match (hashed.stored, existing) {
             (Some((upload, facts)), _) => (Some(upload), facts),
             (None, Some(facts)) => (None, facts),
@@ -82,13 +70,4 @@ impl Verified {
     pub(super) fn nar(&self) -> &NarRecord {
         &self.nar
     }
-}
-
-/// What has to be computed from a NAR's bytes to prove the content address of a path info.
-pub(super) fn address_request(info: &PathInfo) -> Option<AddressRequest> {
-    info.content_address.as_ref().map(|address| AddressRequest {
-        method: address.method(),
-        algorithm: address.algorithm(),
-        own_hash_part: Some(hash_part_of(&info.path)),
-    })
 }

@@ -125,14 +125,14 @@ impl Directory {
         let path = self.root.join(STAGING).join(nonce());
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(io_error("create", &path))?;
-        Ok(StagedFile { path, file, size: 0, moved: Moved::No })
+        Ok(StagedFile { path, file: Some(file), size: 0, moved: Moved::No })
     }
 
     fn publish_blocking(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
         let many = drafts.len() >= SYNC_ALL_FROM;
         let mut staged = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            let file = match draft.content {
+            let mut file = match draft.content {
                 Content::Bytes(bytes) => {
                     let mut file = self.staged()?;
                     file.write(&bytes)?;
@@ -143,8 +143,9 @@ impl Directory {
                 })?,
             };
             if !many {
-                file.file.sync_data().map_err(io_error("sync", &file.path))?;
+                file.sync()?;
             }
+            file.file = None;
             staged.push((draft.key, draft.condition, file));
         }
         if many {
@@ -170,7 +171,7 @@ impl Directory {
 
     /// Gives a written file its name, if the condition holds.
     fn name(&self, key: &Key, condition: Condition, file: &mut StagedFile, target: &Path) -> Result<Put, ObjectError> {
-        let etag = etag(&file.file.metadata().map_err(io_error("inspect", &file.path))?);
+        let etag = etag(&fs::symlink_metadata(&file.path).map_err(io_error("inspect", &file.path))?);
         match condition {
             Condition::Absent => match name_if_absent(&file.path, target) {
                 Ok(moved) => {
@@ -349,21 +350,37 @@ impl ObjectStore for Directory {
 /// A file that has no name in the store yet. Dropped, it is removed.
 struct StagedFile {
     path: PathBuf,
-    file: File,
+    /// While it is written. Finished ones may wait in hundreds, and descriptors are few.
+    file: Option<File>,
     size: u64,
     moved: Moved,
 }
 
+impl StagedFile {
+    /// Syncs the content. That it may be another descriptor than the one it was written through changes nothing: what is
+    /// synced is the file, and an error that nobody has heard of is told to whoever opens it next.
+    fn sync(&self) -> Result<(), ObjectError> {
+        let synced = match &self.file {
+            Some(file) => file.sync_data(),
+            None => File::open(&self.path).and_then(|file| file.sync_data()),
+        };
+        synced.map_err(io_error("sync", &self.path))
+    }
+}
+
 impl Upload for StagedFile {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
+        let finished = || io::Error::other("the upload is finished");
         self.size += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(io_error("write", &self.path))
+        let written = self.file.as_mut().ok_or_else(finished).and_then(|file| file.write_all(bytes));
+        written.map_err(io_error("write", &self.path))
     }
 
     fn finish(&mut self) -> Result<(), ObjectError> {
         if self.size >= SYNC_EARLY_FROM {
-            self.file.sync_data().map_err(io_error("sync", &self.path))?;
+            self.sync()?;
         }
+        self.file = None;
         Ok(())
     }
 

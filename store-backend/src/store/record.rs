@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use verifier::{Claim, ContentAddress, Fingerprint, NarHash, PathInfo, Signature, StoreDir, StorePath, Timestamp};
+use verifier::{
+    AddressProof, Claim, ContentAddress, Fingerprint, NarHash, PathInfo, Signature, StoreDir, StorePath, Timestamp,
+};
 
 use crate::nonce::nonce;
 
@@ -46,18 +48,6 @@ pub struct FileFacts {
     pub file_hash: Option<String>,
     /// Their number.
     pub file_size: u64,
-}
-
-/// What the bytes say of the content address that a path is said to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum AddressProof {
-    /// There is none to say anything of.
-    None,
-    /// It was recomputed from them, and holds.
-    Proven,
-    /// It was recomputed as Nix 2.17 to 2.34 does for a path that names itself: other contents may share it.
-    WithoutOffsets,
 }
 
 /// The record of having hashed a NAR.

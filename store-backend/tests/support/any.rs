@@ -19,9 +19,8 @@ use super::keys::key;
 
 pub fn any_path() -> impl Strategy<Value = StorePath> {
     let name = "[a-zA-Z0-9+_?=-][a-zA-Z0-9+._?=-]{0,30}";
-    (any::<[u8; 20]>(), name).prop_filter_map("a name that Nix takes", |(digest, name)| {
-        StorePath::from_parts(digest, &name).ok()
-    })
+    (any::<[u8; 20]>(), name)
+        .prop_filter_map("a name that Nix takes", |(digest, name)| StorePath::from_parts(digest, &name).ok())
 }
 
 pub fn any_drv_path() -> impl Strategy<Value = StorePath> {
@@ -120,8 +119,8 @@ fn any_target() -> impl Strategy<Value = DerivedPath> {
         btree_set("[a-z]{1,8}", 1..4).prop_map(|names| names.into_iter().collect::<Vec<_>>().join(",")),
     ];
     let opaque = any_path().prop_map(|path| StoreDir::default().render_path(&path));
-    let built = (any_drv_path(), outputs)
-        .prop_map(move |(drv, outputs)| format!("{}!{outputs}", store_dir.render_path(&drv)));
+    let built =
+        (any_drv_path(), outputs).prop_map(move |(drv, outputs)| format!("{}!{outputs}", store_dir.render_path(&drv)));
     prop_oneof![opaque, built]
         .prop_map(|text| DerivedPath::parse_legacy_in(&StoreDir::default(), &text).expect("a derived path"))
 }
@@ -132,19 +131,18 @@ fn any_mode() -> impl Strategy<Value = BuildMode> {
 
 fn any_derivation() -> impl Strategy<Value = BasicDerivation> {
     let texts = || any::<[String; 4]>();
-    let output = texts()
-        .prop_map(|[name, path, method_algorithm, hash]| BasicOutput { name, path, method_algorithm, hash });
+    let output =
+        texts().prop_map(|[name, path, method_algorithm, hash]| BasicOutput { name, path, method_algorithm, hash });
     let bytes = || vec(any::<u8>(), 0..40);
-    (vec(output, 0..3), vec(any::<String>(), 0..3), texts(), vec(bytes(), 0..3), vec((bytes(), bytes()), 0..3)).prop_map(
-        |(outputs, input_sources, [platform, builder, ..], arguments, environment)| BasicDerivation {
+    (vec(output, 0..3), vec(any::<String>(), 0..3), texts(), vec(bytes(), 0..3), vec((bytes(), bytes()), 0..3))
+        .prop_map(|(outputs, input_sources, [platform, builder, ..], arguments, environment)| BasicDerivation {
             outputs,
             input_sources,
             platform,
             builder,
             arguments,
             environment,
-        },
-    )
+        })
 }
 
 fn any_garbage_request() -> impl Strategy<Value = GarbageRequest> {
@@ -194,9 +192,9 @@ pub fn any_request(operation: Operation, by_path: bool) -> BoxedStrategy<Request
         Operation::QueryPathInfo => path.prop_map(Request::QueryPathInfo).boxed(),
         Operation::QueryDerivationOutputNames => path.prop_map(Request::QueryDerivationOutputNames).boxed(),
         Operation::QueryPathFromHashPart => any::<String>().prop_map(Request::QueryPathFromHashPart).boxed(),
-        Operation::QuerySubstitutablePathInfos => vec((any_path(), option::of(any_address())), 0..4)
-            .prop_map(Request::QuerySubstitutablePathInfos)
-            .boxed(),
+        Operation::QuerySubstitutablePathInfos => {
+            vec((any_path(), option::of(any_address())), 0..4).prop_map(Request::QuerySubstitutablePathInfos).boxed()
+        }
         Operation::QueryValidPaths => (paths, any::<bool>())
             .prop_map(|(paths, allowed)| Request::QueryValidPaths {
                 paths,
@@ -206,9 +204,9 @@ pub fn any_request(operation: Operation, by_path: bool) -> BoxedStrategy<Request
         Operation::QuerySubstitutablePaths => paths.prop_map(Request::QuerySubstitutablePaths).boxed(),
         Operation::QueryValidDerivers => path.prop_map(Request::QueryValidDerivers).boxed(),
         Operation::OptimiseStore => Just(Request::OptimiseStore).boxed(),
-        Operation::VerifyStore => any::<(bool, bool)>()
-            .prop_map(|(contents, repair)| Request::VerifyStore { contents, repair })
-            .boxed(),
+        Operation::VerifyStore => {
+            any::<(bool, bool)>().prop_map(|(contents, repair)| Request::VerifyStore { contents, repair }).boxed()
+        }
         Operation::BuildDerivation => (any_drv_path(), any_derivation(), any_mode())
             .prop_map(|(drv_path, derivation, mode)| Request::BuildDerivation { drv_path, derivation, mode })
             .boxed(),

@@ -5,6 +5,7 @@
 
 pub mod any;
 pub mod child;
+pub mod doors;
 pub mod keys;
 pub mod package;
 pub mod pieces;
