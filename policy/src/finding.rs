@@ -48,7 +48,7 @@ macro_rules! codes {
 codes! {
     QuorumMissing = "quorum-missing",
         "Fewer signers than the policy requires have vouched for these bytes. Let one of the named signers build \
-         the path and upload it, or copy its signatures here; `policy explain` shows what is required.";
+         the path and upload it, or copy its signatures here; `policy check` shows what is required.";
     DuplicateSigner = "duplicate-signer",
         "A further signature of a signer whose vote is cast already; it adds nothing. A signer has one vote, \
          however many keys and signatures it has: another signer has to sign.";
