@@ -101,7 +101,8 @@ fn thirty_two_uploads_through_two_gates_lose_no_signature() {
         for site in sites {
             assert_eq!(site.raw().path_info(package.path()).expect("it is valid").signatures, expected);
         }
-        let narinfo = std::fs::read_to_string(one.store().join(format!("{}.narinfo", package.hash_part()))).expect("text");
+        let narinfo =
+            std::fs::read_to_string(one.store().join(format!("{}.narinfo", package.hash_part()))).expect("text");
         let in_narinfo: BTreeSet<String> =
             narinfo.lines().filter_map(|line| line.strip_prefix("Sig: ")).map(str::to_owned).collect();
         assert_eq!(in_narinfo, expected, "the narinfo says what the evidence says");
@@ -110,8 +111,10 @@ fn thirty_two_uploads_through_two_gates_lose_no_signature() {
         assert_eq!(one.raw().nar(package).expect("it is served"), package.nar);
     }
     assert_eq!(found.keys().filter(|name| name.starts_with("nar/")).count(), 10, "a NAR is stored once");
-    let stray: Vec<_> =
-        found.keys().filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f))).collect();
+    let stray: Vec<_> = found
+        .keys()
+        .filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f)))
+        .collect();
     assert!(stray.is_empty(), "{stray:?}");
 }
 
@@ -251,7 +254,10 @@ fn a_path_deleted_while_its_referrer_is_uploaded_is_never_missing_below_it() {
         let results = at_once(vec![true, false], |delete| {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 137 % 6000));
-                one.runtime.block_on(one.gate.delete(&[below.path().clone()])).map(drop).map_err(|error| error.to_string())
+                one.runtime
+                    .block_on(one.gate.delete(&[below.path().clone()]))
+                    .map(drop)
+                    .map_err(|error| error.to_string())
             } else {
                 uploading.upload(&[&above])
             }
@@ -280,7 +286,10 @@ fn a_nar_that_two_paths_have_stays_while_either_is_there() {
         let results = at_once(vec![true, false], |delete| {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 211 % 5000));
-                one.runtime.block_on(one.gate.delete(&[first.path().clone()])).map(drop).map_err(|error| error.to_string())
+                one.runtime
+                    .block_on(one.gate.delete(&[first.path().clone()]))
+                    .map(drop)
+                    .map_err(|error| error.to_string())
             } else {
                 two.upload(&[&second])
             }
@@ -291,8 +300,10 @@ fn a_nar_that_two_paths_have_stays_while_either_is_there() {
     }
     is_whole(one.store());
     let left = files(one.store());
-    let stray: Vec<_> =
-        left.keys().filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f))).collect();
+    let stray: Vec<_> = left
+        .keys()
+        .filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f)))
+        .collect();
     assert!(stray.is_empty(), "{stray:?}");
 }
 
@@ -307,7 +318,10 @@ fn a_path_deleted_while_it_is_uploaded_is_whole_or_gone() {
         at_once(vec![true, false], |delete| {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 173 % 4000));
-                one.runtime.block_on(one.gate.delete(&[path.path().clone()])).map(drop).map_err(|error| error.to_string())
+                one.runtime
+                    .block_on(one.gate.delete(&[path.path().clone()]))
+                    .map(drop)
+                    .map_err(|error| error.to_string())
             } else {
                 two.upload(&[&again])
             }
@@ -328,7 +342,9 @@ fn what_a_crashed_deletion_announced_is_forgotten() {
     std::fs::write(doomed.join(first.info.nar_hash.to_nix32()), "1700000000").expect("it can be written");
     site.admit(&[&twin]);
     assert_eq!(site.raw().nar(&twin).expect("it is served"), twin.nar);
-    site.runtime.block_on(site.gate.delete(&[first.path().clone(), twin.path().clone()])).expect("nobody refers to them");
+    site.runtime
+        .block_on(site.gate.delete(&[first.path().clone(), twin.path().clone()]))
+        .expect("nobody refers to them");
     let left = site.files();
     assert!(!left.keys().any(|name| name.starts_with("nar/") || name.starts_with("quorum/doomed/")), "{left:?}");
 }
@@ -339,12 +355,14 @@ fn what_a_crashed_deletion_announced_is_forgotten() {
 #[ignore = "is run by a_server_that_is_killed_has_what_it_acknowledged, in a process of its own"]
 fn child_serves_until_it_is_killed() {
     let Some(place) = child::place() else { return };
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime").block_on(async {
-        let gate = open_gate(&place.join("store"), two_of_three(), None).await;
-        let server = Server::bind(&place.join("socket"), Settings::default()).await.expect("a socket");
-        child::say("serving");
-        server.run(gate, std::future::pending()).await.expect("it serves");
-    });
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime").block_on(
+        async {
+            let gate = open_gate(&place.join("store"), two_of_three(), None).await;
+            let server = Server::bind(&place.join("socket"), Settings::default()).await.expect("a socket");
+            child::say("serving");
+            server.run(gate, std::future::pending()).await.expect("it serves");
+        },
+    );
 }
 
 #[test]
@@ -366,9 +384,12 @@ fn a_server_that_is_killed_has_what_it_acknowledged() {
                 let above = above.referring_to([below.path()]).signed_by(&[&bob(), &carol()]);
                 let Ok(stream) = std::os::unix::net::UnixStream::connect(&socket) else { break };
                 let mut raw = Raw::over(stream);
-                let bytes = Words::new().u64(support::words::CLIENT_MAGIC).u64(0x122).u64(0).u64(0).raw(
-                    &add_multiple(&[&below, &above]).0,
-                );
+                let bytes = Words::new()
+                    .u64(support::words::CLIENT_MAGIC)
+                    .u64(0x122)
+                    .u64(0)
+                    .u64(0)
+                    .raw(&add_multiple(&[&below, &above]).0);
                 if !raw.try_send(&bytes.0) {
                     break;
                 }

@@ -29,9 +29,19 @@ pub(super) struct Admissible {
     policy: Arc<Policy>,
 }
 
+/// What a judgement is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To admit a path.
+    Admit,
+    /// To show more signatures of a path that is admitted: a policy that has expired takes nothing away.
+    Renew,
+}
+
 impl Admissible {
     /// Judges verified bytes with the signatures that `record` holds, `absent` being the references that are not admitted.
     pub(super) fn judge(
+        purpose: Purpose,
         verified: &Verified,
         mut record: Record,
         policy: &Arc<Policy>,
@@ -46,7 +56,10 @@ impl Admissible {
         let evidence = Evidence::weigh(fingerprint.clone(), record.claims(), policy.keyring(), now());
         let address = proven_address(&record);
         let subject = Subject { path: &path, evidence: &evidence, address, absent_references: absent };
-        let decision = policy.decide(&subject, now());
+        let decision = match purpose {
+            Purpose::Admit => policy.decide(&subject, now()),
+            Purpose::Renew => policy.stands(&subject, now()),
+        };
         if decision.verdict() != Verdict::Admit {
             return Err(refused(store_dir, &path, decision));
         }
@@ -169,7 +182,7 @@ impl Gate {
         self.refresh(&found.info.path, fingerprint).await
     }
 
-    /// Brings an admitted path's narinfo up to its evidence, judging it again as for a new one.
+    /// Brings an admitted path's narinfo up to its evidence, if it still stands.
     pub(super) async fn refresh(&self, path: &StorePath, fingerprint: &Fingerprint) -> Result<(), GateError> {
         let store_dir = self.cache.store_dir();
         for _ in 0..ATTEMPTS {
@@ -184,7 +197,8 @@ impl Gate {
             }
             let verified = Verified::on_record(&record);
             let absent = self.absent_references(&record).await?;
-            let admissible = Admissible::judge(&verified, record, &self.policy(), store_dir, &absent)?;
+            let policy = self.policy();
+            let admissible = Admissible::judge(Purpose::Renew, &verified, record, &policy, store_dir, &absent)?;
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.etag), bytes);
             let put = self.cache.objects().publish(vec![draft]).await?;

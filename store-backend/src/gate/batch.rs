@@ -182,17 +182,24 @@ impl Batch {
                 Ok(Present::Absent(Some(narinfo.etag)))
             };
         }
+        // What the policy no longer admits has to be admitted again, by all rules for what is new; until then nothing is kept
+        // of what this upload brings.
+        if !gate.view().is_valid(&info.path).await? {
+            return Ok(Present::Absent(Some(narinfo.etag)));
+        }
         let evidence = gate.weigh_claims(fingerprint, info.signatures.iter());
         if gate.merge_stored(&info.path, &evidence, &self.uploader.0).await?.is_none() {
             return Ok(Present::Absent(Some(narinfo.etag)));
         }
-        // What the policy no longer admits may be admitted again by what was just added; if it still falls short, the
-        // judgement says what is lacking.
         gate.refresh(&info.path, fingerprint).await?;
-        if gate.view().is_valid(&info.path).await? {
-            return Ok(Present::Merged);
+        let Some(narinfo) = gate.cache.narinfo(&crate::store::hash_part_of(&info.path)).await? else {
+            return Ok(Present::Absent(None));
+        };
+        match gate.cache.nar_file_size(&info.nar_hash).await? {
+            Some(_) => Ok(Present::Merged),
+            // Its bytes are lost: these take their place.
+            None => Ok(Present::Absent(Some(narinfo.etag))),
         }
-        Ok(Present::Absent(Some(narinfo.etag)))
     }
 
     /// Decides on a path by what is said of it, before its bytes.

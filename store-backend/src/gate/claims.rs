@@ -15,8 +15,8 @@ use crate::store::nar_key;
 /// After how many seconds a claim is a crash's leftover: no upload lasts two days.
 const CLAIM_LASTS: i64 = 2 * 24 * 60 * 60;
 
-/// After how many seconds a doom is a crash's leftover: no deletion looks at one NAR for an hour.
-const DOOM_LASTS: i64 = 60 * 60;
+/// After how many seconds a doom is a crash's leftover: listing a store of a million paths takes two minutes.
+const DOOM_LASTS: i64 = 10 * 60;
 
 /// Longest claim or doom that is read, in bytes: a number.
 const MAX_CLAIM: u64 = 64;
@@ -55,7 +55,7 @@ impl Gate {
         let text = now().as_unix().to_string();
         objects.publish(vec![Draft::of_bytes(key.clone(), Condition::Absent, text)]).await?;
         let claim = NarClaim { key, objects: Some(objects.clone()) };
-        if self.is_doomed(nar_hash).await? || objects.head(&nar_key(nar_hash)).await?.is_none() {
+        if self.is_going(nar_hash).await? {
             self.give_back(claim).await?;
             return Ok(None);
         }
@@ -97,6 +97,12 @@ impl Gate {
             self.remove(&doom_key(nar_hash)).await?;
         }
         Ok(freed)
+    }
+
+    /// Says whether a NAR is gone, or announced to be going.
+    pub(super) async fn is_going(&self, nar_hash: &NarHash) -> Result<bool, GateError> {
+        let gone = self.cache.objects().head(&nar_key(nar_hash)).await?.is_none();
+        Ok(gone || self.is_doomed(nar_hash).await?)
     }
 
     async fn is_doomed(&self, nar_hash: &NarHash) -> Result<bool, GateError> {

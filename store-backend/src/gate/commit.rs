@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use verifier::{Evidence, Fingerprint, PathInfo, StorePath};
 
-use super::admission::{ATTEMPTS, Admissible, Publication};
+use super::admission::{ATTEMPTS, Admissible, Publication, Purpose};
 use super::claims::NarClaim;
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, Uploader, now};
@@ -93,7 +93,8 @@ impl Commit {
         let mut absent = gate.absent_references(&prepared.record).await?;
         absent.retain(|reference| !here.contains(reference));
         let policy = gate.policy();
-        Admissible::judge(&prepared.verified, prepared.record.clone(), &policy, gate.cache.store_dir(), &absent)
+        let (verified, record) = (&prepared.verified, prepared.record.clone());
+        Admissible::judge(Purpose::Admit, verified, record, &policy, gate.cache.store_dir(), &absent)
     }
 
     /// Puts NARs and evidence where they belong. None of it is visible without a narinfo.
@@ -146,19 +147,34 @@ impl Commit {
         let gate = &self.gate;
         let mut present = HashSet::new();
         for prepared in prepared_all {
-            for reference in prepared.offered.info.other_references() {
+            let info = &prepared.offered.info;
+            // What this upload stored itself it did not claim: a deletion of another path with the same bytes may have
+            // announced that it takes them before it could see this one.
+            if prepared.offered.existing.is_none() && gate.is_going(&info.nar_hash).await? {
+                self.withdraw_all(prepared_all).await?;
+                return Err(GateError::Contended(format!(
+                    "the NAR of {}",
+                    gate.cache.store_dir().render_path(&info.path)
+                )));
+            }
+            for reference in info.other_references() {
                 if here.contains(reference) || present.contains(reference) {
                     continue;
                 }
                 if gate.cache.objects().head(&narinfo_key(reference)).await?.is_none() {
-                    // Last first, so that nothing visible refers to what is not.
-                    for prepared in prepared_all.iter().rev() {
-                        gate.withdraw(&prepared.offered.info.path).await?;
-                    }
+                    self.withdraw_all(prepared_all).await?;
                     return Err(GateError::not_valid(gate.cache.store_dir(), reference));
                 }
                 present.insert(reference.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Withdraws what was just shown: last first, so that nothing visible refers to what is not.
+    async fn withdraw_all(&self, prepared: &[Prepared]) -> Result<(), GateError> {
+        for prepared in prepared.iter().rev() {
+            self.gate.withdraw(&prepared.offered.info.path).await?;
         }
         Ok(())
     }

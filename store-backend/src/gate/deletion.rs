@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use verifier::{NarHash, StorePath};
 
 use super::{Gate, GateError};
-use crate::object::{Condition, Draft, Etag, Key, Object};
+use crate::object::{Condition, Draft, Entry, Etag, Key, Object};
 use crate::store::{hash_part_of, listing_key, narinfo_key};
 
 /// Longest narinfo that is kept in mind for putting it back, in bytes.
@@ -25,6 +25,8 @@ struct Hidden {
     path: StorePath,
     nar_hash: NarHash,
     narinfo: Object,
+    /// The evidence as it was before: what is written after that belongs to somebody who uploads the path again.
+    evidence: Vec<(Key, Etag)>,
 }
 
 impl Gate {
@@ -49,9 +51,11 @@ impl Gate {
             return Err(error);
         }
         let mut deleted = Deleted::default();
-        for Hidden { path, nar_hash, .. } in hidden {
+        for Hidden { path, nar_hash, evidence, .. } in hidden {
             self.remove(&listing_key(&path)).await?;
-            self.remove_evidence(&path).await?;
+            for (key, version) in evidence {
+                self.cache.objects().delete(&key, &version).await?;
+            }
             deleted.bytes_freed += self.delete_nar(&nar_hash, async || self.is_needed(&nar_hash).await).await?;
             tracing::info!(path = %self.cache.store_dir().render_path(&path), "deleted");
             deleted.paths.insert(path);
@@ -108,26 +112,25 @@ impl Gate {
             let Some(narinfo) = objects.get(&narinfo_key(path), MAX_NARINFO).await? else {
                 continue;
             };
+            let evidence = self.evidence_of(path).await?;
             let version: &Etag = &narinfo.etag;
             if info.path == **path && objects.delete(&narinfo_key(path), version).await? {
                 self.memory.forget(path);
-                hidden.push(Hidden { path: (*path).clone(), nar_hash: info.nar_hash, narinfo });
+                hidden.push(Hidden { path: (*path).clone(), nar_hash: info.nar_hash, narinfo, evidence });
             }
         }
         Ok(hidden)
     }
 
-    async fn remove_evidence(&self, path: &StorePath) -> Result<(), GateError> {
+    async fn evidence_of(&self, path: &StorePath) -> Result<Vec<(Key, Etag)>, GateError> {
         let folder = format!("quorum/evidence/{}/", hash_part_of(path));
         let mut pages = self.cache.objects().list(&folder).await?;
+        let mut found = Vec::new();
         while let Some(page) = pages.next().await? {
-            for entry in page {
-                if let Some(key) = Key::new(format!("{folder}{}", entry.name)) {
-                    self.remove(&key).await?;
-                }
-            }
+            let keyed = |entry: Entry| Some((Key::new(format!("{folder}{}", entry.name))?, entry.metadata.etag));
+            found.extend(page.into_iter().filter_map(keyed));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Says whether a visible path has this NAR.

@@ -164,8 +164,18 @@ impl<'a> View<'a> {
     }
 
     /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
-    /// admitted it.
+    /// admitted it. Nor is one of which either is damaged: such a path is not valid, and takes nothing from the others.
     async fn load(&self, path: &StorePath) -> Result<Option<(Record, Etag)>, GateError> {
+        match self.read(path).await {
+            Err(GateError::Store(error)) if error.is_damage() => {
+                tracing::error!(%error, "a path is damaged: it is not served");
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
+    async fn read(&self, path: &StorePath) -> Result<Option<(Record, Etag)>, GateError> {
         let cache = &self.gate.cache;
         let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
             return Ok(None);

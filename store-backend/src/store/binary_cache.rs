@@ -82,6 +82,14 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Says whether one object is not what it should be, where the store itself answers.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Record { .. } | Self::Narinfo { .. } | Self::Object(ObjectError::TooLong { .. }))
+    }
+}
+
 /// A narinfo as it lies in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Narinfo {

@@ -11,6 +11,7 @@ pub mod package;
 pub mod pieces;
 pub mod raw;
 pub mod site;
+pub mod stepping;
 pub mod words;
 
 use std::io::Write as _;

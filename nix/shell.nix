@@ -1,0 +1,25 @@
+# What it takes to work on the program: nix develop
+{
+  mkShell,
+  cargo,
+  cargo-deny,
+  clippy,
+  minisign,
+  nix,
+  rustc,
+  rustfmt,
+  zstd,
+}:
+
+mkShell {
+  packages = [
+    cargo
+    cargo-deny
+    clippy
+    minisign
+    nix
+    rustc
+    rustfmt
+    zstd
+  ];
+}

@@ -1,0 +1,242 @@
+//! Servers under test: nix-quorum, and the nix-daemon that it is compared with.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::client::newest;
+use super::closure::Keys;
+use super::shell::{SANDBOX, Shell};
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_nix-quorum");
+
+/// How long a server may take to do what it does at once when the machine is idle.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a client reaches a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// `unix://SOCKET?root=DIR`: the client reads files in DIR.
+    Unix,
+    /// `ssh-ng://localhost?remote-program=SCRIPT`: it asks for them.
+    SshNg,
+}
+
+/// A policy that wants two of the builders a, b and c; `more` replaces the keys of single builders.
+pub fn policy(keys: &Keys, more: &[(&str, &str)]) -> String {
+    let mut text = "version = 1\n".to_owned();
+    for name in ["a", "b", "c"] {
+        let own = more.iter().find(|(builder, _)| *builder == name);
+        let keys = own.map_or_else(|| format!("\"{}\"", keys.public(name)), |(_, keys)| (*keys).to_owned());
+        let _ = writeln!(text, "[signers.{name}]\nkeys = [{keys}]");
+    }
+    text + "[groups]\nbuilders = [\"a\", \"b\", \"c\"]\n[default]\nrequire = { at-least = 2, of = \"builders\" }\n"
+}
+
+/// A `nix-quorum serve`, ended when dropped.
+pub struct Gate {
+    process: Child,
+    directory: PathBuf,
+}
+
+impl Gate {
+    /// Starts one over an empty store in `directory`, and waits until it answers.
+    pub fn start(directory: &Path, policy: &str, options: &[&str]) -> Self {
+        fs::create_dir_all(directory).expect("a directory for the gate");
+        fs::write(directory.join("policy.toml"), policy).expect("a policy");
+        let socket = directory.join("s");
+        write_script(&directory.join("stdio"), &format!("exec '{PROGRAM}' \"$@\" --socket '{}'", socket.display()));
+        let process = Self::command(directory, options).spawn().expect("nix-quorum starts");
+        let mut gate = Self { process, directory: directory.to_owned() };
+        until_it_answers(&mut gate.process, &socket, directory);
+        gate
+    }
+
+    /// Starts one that must refuse to serve, and returns its exit status and what it says.
+    pub fn refuses_to_start(directory: &Path, policy: &str, options: &[&str]) -> (Option<i32>, String) {
+        fs::create_dir_all(directory).expect("a directory for the gate");
+        fs::write(directory.join("policy.toml"), policy).expect("a policy");
+        let mut process = Self::command(directory, options).spawn().expect("nix-quorum starts");
+        let begun = Instant::now();
+        let status = loop {
+            match process.try_wait().expect("a child's status") {
+                Some(status) => break status.code(),
+                None if begun.elapsed() > PATIENCE => {
+                    let _gone = process.kill();
+                    panic!("nix-quorum serves, which it must not");
+                }
+                None => std::thread::sleep(Duration::from_millis(20)),
+            }
+        };
+        (status, log(directory))
+    }
+
+    fn command(directory: &Path, options: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg("--store").arg(format!("file://{}", directory.join("store").display()));
+        command.arg("--policy").arg(directory.join("policy.toml")).arg("--socket").arg(directory.join("s"));
+        command.args(options).stdin(Stdio::null()).env("NIX_QUORUM_CONFIG", "/dev/null");
+        command.stderr(File::create(directory.join("log")).expect("a log"));
+        command
+    }
+
+    /// Returns the store's URI over a transport; `root` is where a `unix://` client finds the files.
+    pub fn uri(&self, transport: Transport, root: &Path) -> String {
+        match transport {
+            Transport::Unix => format!("{}?root={}", self.unix(), root.display()),
+            Transport::SshNg => self.ssh_ng(),
+        }
+    }
+
+    /// Returns the URI of the socket.
+    pub fn unix(&self) -> String {
+        format!("unix://{}", self.directory.join("s").display())
+    }
+
+    /// Returns the URI that speaks over standard input and output.
+    pub fn ssh_ng(&self) -> String {
+        format!("ssh-ng://localhost?remote-program={}", self.directory.join("stdio").display())
+    }
+
+    /// Returns the directory that is served, as stock Nix reads it.
+    pub fn file(&self) -> String {
+        format!("file://{}", self.store().display())
+    }
+
+    /// Returns the directory that is served.
+    pub fn store(&self) -> PathBuf {
+        self.directory.join("store")
+    }
+
+    /// Returns the names of all files in it, but for the locks, which say nothing.
+    pub fn objects(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![self.store()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a readable store") {
+                let path = entry.expect("a readable store").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if folder.file_name().is_none_or(|name| name != "lock") {
+                    let name = path.strip_prefix(self.store()).expect("it is in there");
+                    found.insert(name.display().to_string());
+                }
+            }
+        }
+        found
+    }
+
+    /// Returns what it has logged.
+    pub fn log(&self) -> String {
+        log(&self.directory)
+    }
+
+    /// Writes a policy and has it read again; returns the line that the server logs then.
+    pub fn reload(&self, policy: &str) -> String {
+        fs::write(self.directory.join("policy.toml"), policy).expect("a policy");
+        let before = self.log().len();
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it still runs");
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            let line = log[before..].lines().find(|line| line.contains("read again"));
+            if let Some(line) = line {
+                return line.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "no word of the policy after SIGHUP: {}", &log[before..]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it as an administrator would; returns its exit status.
+    pub fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it still runs");
+        self.process.wait().expect("a child's status").code()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _gone_already = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// The newest client's `nix-daemon` over a store of its own, ended when dropped.
+pub struct NixDaemon {
+    process: Child,
+    directory: PathBuf,
+}
+
+impl NixDaemon {
+    /// Starts one over an empty store in `directory`. It knows the builders' keys, and what a gate has no need to enable.
+    pub fn start(directory: &Path, shell: &Shell, keys: &Keys) -> Self {
+        fs::create_dir_all(directory).expect("a directory for nix-daemon");
+        let place = |name: &str| directory.join(name).display().to_string();
+        let config = format!(
+            "{SANDBOX}trusted-public-keys = {} {}\ntrusted-users = *\nextra-experimental-features = git-hashing blake3-hashes",
+            keys.public("a"),
+            keys.public("b")
+        );
+        let (socket, root, program) = (place("s"), place("root"), newest().bin.join("nix-daemon"));
+        write_script(
+            &directory.join("stdio"),
+            &format!(
+                "export NIX_REMOTE= NIX_CONFIG='{config}' NIX_DAEMON_SOCKET_PATH='{socket}'\nexec '{}' --store '{root}' \"$@\"",
+                program.display()
+            ),
+        );
+        let mut command = shell.command(&place("stdio"));
+        command.stdin(Stdio::null()).stderr(File::create(directory.join("log")).expect("a log"));
+        let process = command.spawn().expect("nix-daemon starts");
+        let mut daemon = Self { process, directory: directory.to_owned() };
+        until_it_answers(&mut daemon.process, Path::new(&socket), directory);
+        daemon
+    }
+
+    /// Returns its URI over a transport.
+    pub fn uri(&self, transport: Transport) -> String {
+        let place = |name: &str| self.directory.join(name).display().to_string();
+        match transport {
+            Transport::Unix => format!("unix://{}?root={}", place("s"), place("root")),
+            Transport::SshNg => format!("ssh-ng://localhost?remote-program={}", place("stdio")),
+        }
+    }
+}
+
+impl Drop for NixDaemon {
+    fn drop(&mut self) {
+        let _gone_already = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+fn until_it_answers(process: &mut Child, socket: &Path, directory: &Path) {
+    let begun = Instant::now();
+    while UnixStream::connect(socket).is_err() {
+        let ended = process.try_wait().expect("a child's status");
+        if ended.is_some() || begun.elapsed() > PATIENCE {
+            panic!("no server at {}: {}", socket.display(), log(directory));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn log(directory: &Path) -> String {
+    fs::read_to_string(directory.join("log")).expect("a log")
+}
+
+/// Writes a script that can be run. Another process does it: one that this process forks meanwhile, for another test, would
+/// inherit the open file, and what is open for writing cannot be run.
+fn write_script(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" >\"$0\" && chmod 755 \"$0\""]).arg(path).arg(text);
+    assert!(shell.status().expect("sh runs").success(), "no script at {}", path.display());
+}
