@@ -221,12 +221,12 @@ fn bytes_that_trickle_in_take_no_more_than_they_are() {
         Package::of_nar(&format!("n-{seed}"), nar_of_file(&noise(seed, size))).signed_by(&[&alice(), &bob()])
     };
     let offer = |package: &Package| Words::op(op::ADD_TO_STORE_NAR).info(&package.info).u64(0).u64(0);
-    let (small, large) = (nar(3, 400_000), nar(4, 600_000));
+    let (small, large) = (nar(3, 150_000), nar(4, 530_000));
     let flat = Words::op(op::ADD_TO_STORE).str("file").str("fixed:sha256").strings([""; 0]).u64(0);
     let cases = [
         ("a small NAR", offer(&small), small.nar.clone(), 1),
         ("a large NAR", offer(&large), large.nar.clone(), 1),
-        ("a file", flat, noise(5, 600_000), 1),
+        ("a file", flat, noise(5, 150_000), 1),
         // Slowly enough that the server reads each byte by itself.
         ("a small NAR, slowly", offer(&nar(6, 15_000)), nar(6, 15_000).nar, 50),
     ];

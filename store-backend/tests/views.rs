@@ -412,6 +412,32 @@ fn verifying_the_store_looks_at_what_is_admitted_and_names_no_more() {
     assert_eq!((raw.u64(), raw.lines.len()), (1, 1), "{:?}", raw.lines);
 }
 
+/// Where another fingerprint takes the place of one that is no longer admitted, nothing of the first is left to be seen.
+#[test]
+fn what_takes_the_place_of_something_revoked_takes_all_of_it() {
+    let site = Site::new(two_of_three());
+    let first = Package::of_nar("disputed", support::package::nar_of_files(&[("first", b"1")]));
+    let first = first.signed_by(&[&alice(), &bob()]);
+    let second = Package::of_nar("disputed", support::package::nar_of_files(&[("second", b"22")]));
+    let second = second.signed_by(&[&bob(), &carol()]);
+    site.admit(&[&first]);
+    let text = |ending: &str| {
+        std::fs::read_to_string(site.store().join(format!("{}.{ending}", first.hash_part()))).expect("text")
+    };
+    assert!(text("ls").contains("first"));
+    assert!(site.upload(&[&second]).expect_err("the first is admitted").contains("conflict"));
+    site.gate.set_policy(Rules { revoked: REVOKED, ..Rules::default() }.policy()).expect("a policy");
+    site.admit(&[&second]);
+    let mut raw = site.raw();
+    assert_eq!(raw.nar(&second).expect("it is served"), second.nar);
+    assert!(text("narinfo").contains(&second.info.nar_hash.to_string()));
+    assert!(text("ls").contains("second") && !text("ls").contains("first"), "{}", text("ls"));
+    assert!(raw.upload(&[&first]).expect_err("the second is admitted").contains("conflict"));
+    // With Alice's key back, the second stays: what is admitted and stands is not replaced.
+    site.gate.set_policy(two_of_three()).expect("a policy");
+    assert_eq!(raw.path_info(first.path()).expect("it is valid").nar_hash, second.info.nar_hash);
+}
+
 /// A closure as deep as it likes is judged without recursion, and each path once.
 #[test]
 fn a_chain_of_a_thousand_paths_stands_and_falls_with_its_first() {

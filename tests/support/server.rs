@@ -113,22 +113,18 @@ impl Gate {
         self.directory.join("store")
     }
 
-    /// Returns the names of all files in it, but for the locks, which say nothing.
+    /// Returns the names of all files in it, but for the locks, which say nothing. What a refused upload had begun may go a
+    /// moment after the refusal was heard: that moment is waited for.
     pub fn objects(&self) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        let mut folders = vec![self.store()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).expect("a readable store") {
-                let path = entry.expect("a readable store").path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if folder.file_name().is_none_or(|name| name != "lock") {
-                    let name = path.strip_prefix(self.store()).expect("it is in there");
-                    found.insert(name.display().to_string());
-                }
+        let begun = Instant::now();
+        loop {
+            let names = names_in(&self.store());
+            let unfinished = names.iter().any(|name| name.starts_with("quorum/tmp/"));
+            if !unfinished || begun.elapsed() > PATIENCE {
+                return names;
             }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        found
     }
 
     /// Returns what it has logged.
@@ -227,6 +223,23 @@ fn until_it_answers(process: &mut Child, socket: &Path, directory: &Path) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn names_in(store: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![store.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable store") {
+            let path = entry.expect("a readable store").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if folder.file_name().is_none_or(|name| name != "lock") {
+                let name = path.strip_prefix(store).expect("it is in there");
+                found.insert(name.display().to_string());
+            }
+        }
+    }
+    found
 }
 
 fn log(directory: &Path) -> String {

@@ -144,8 +144,12 @@ impl Gate {
                 let path = self.cache.store_dir().render_path(&record.info().path);
                 return Err(GateError::Contended(format!("the policy, while {path} was admitted,")));
             }
-            let condition = replaces.map_or(Condition::Absent, Condition::Matches);
             let path = &record.info().path;
+            if replaces.is_some() {
+                // The listing there is perhaps that of other contents.
+                self.remove(&listing_key(path)).await?;
+            }
+            let condition = replaces.map_or(Condition::Absent, Condition::Matches);
             order.push(Some(admissible.fingerprint.clone()));
             drafts.push(Draft::of_bytes(narinfo_key(path), condition, self.cache.project(record)?));
             if let Some(listing) = listing {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use policy::{Address, Subject, Verdict};
 use tokio::task::spawn_blocking;
 use verifier::{
-    AddressRequest, CAHash, ContentAddress, ContentAddressMethod, Evidence, HashAlgorithm, NarHash, NixHash, PathInfo,
-    StorePath,
+    AddressRequest, CAHash, ContentAddress, ContentAddressMethod, Evidence, HashAlgorithm, NarHash, NixHash, NixHasher,
+    PathInfo, StorePath,
 };
 
 use super::intake::{Intake, IntakeError, Keep, MAX_REFERENCES, Queue, Wanted};
@@ -66,6 +66,9 @@ impl Gate {
                 }
                 intake
             }
+            ContentAddressMethod::Flat | ContentAddressMethod::Text if keep == Keep::Nothing => {
+                return self.look_up(addition, bytes, uploader).await;
+            }
             ContentAddressMethod::Flat | ContentAddressMethod::Text => {
                 let mut spool = Spool::default();
                 while let Some(chunk) = addition.next_chunk(bytes).await? {
@@ -101,6 +104,30 @@ impl Gate {
         batch.finish().await?;
         let admitted = self.view().path_info(&path).await?;
         admitted.ok_or_else(|| GateError::not_valid(self.cache.store_dir(), &path))
+    }
+
+    /// Finds the path of a file that no address can stand for here: it is there already, or it is refused. Its hash alone says
+    /// which, so its bytes are not spooled, however many they are.
+    async fn look_up<S: ByteSource>(
+        self: &Arc<Self>,
+        addition: ContentAddition,
+        bytes: &mut Reader<S>,
+        uploader: &Uploader,
+    ) -> Result<PathInfo, GateError> {
+        let mut hasher = NixHasher::new(addition.algorithm);
+        while let Some(chunk) = addition.next_chunk(bytes).await? {
+            hasher.update(&chunk);
+        }
+        let hash = CAHash::from_parts(addition.method, addition.algorithm, hasher.finalize().digest_as_bytes())
+            .map_err(|error| addition.unacceptable(error.to_string()))?;
+        let info = self.info_of(&addition, hash, NarHash::from_sha256([0; 32]), 1)?;
+        let path = info.path.clone();
+        if let Some(known) = self.view().path_info(&path).await? {
+            return Ok(known);
+        }
+        // Refused, with what is lacking; should the policy have changed just now, it can be added once more.
+        let _refused = Batch::new(self.clone(), uploader.clone()).offer(info).await?;
+        Err(GateError::Contended(self.cache.store_dir().render_path(&path)))
     }
 
     /// Says whether a path of this name could be admitted by its address alone, whatever its bytes.

@@ -1,9 +1,9 @@
 //! Realisations pass the gate like paths: over their own fingerprint, by the requirement on the path they name.
 
-use policy::Verdict;
+use policy::{Code, Finding, Verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use verifier::{Claim, Evidence, OutputId, Realisation, Timestamp};
+use verifier::{Claim, Evidence, Judged, OutputId, Realisation, Timestamp};
 
 use super::admission::{ATTEMPTS, MAX_SIGNATURES};
 use super::{Gate, GateError, Uploader, now};
@@ -66,9 +66,9 @@ impl Gate {
         let policy = self.policy();
         let history = self.history(&realisation).await?.0;
         let evidence = weigh(&realisation, &history, policy.keyring());
-        let absent = self.absent_output(&realisation).await?;
-        let decision = policy.realisation_stands(&realisation.out_path, &evidence, &absent, now());
-        Ok((decision.verdict() == Verdict::Admit).then_some(realisation))
+        let decision = policy.realisation_stands(&realisation.out_path, &evidence, &[], now());
+        let stands = decision.verdict() == Verdict::Admit && self.view().is_valid(&realisation.out_path).await?;
+        Ok(stands.then_some(realisation))
     }
 
     /// Tries once; says whether others' writes came between.
@@ -98,14 +98,22 @@ impl Gate {
         let mut both = merged.clone();
         both.signatures.extend(offered.signatures.iter().cloned());
         let evidence = weigh(&both, &history, policy.keyring());
-        let absent = self.absent_output(offered).await?;
-        let decision = policy.decide_realisation(&offered.out_path, &evidence, &absent, now());
+        let mut decision = policy.decide_realisation(&offered.out_path, &evidence, &[], now());
+        if !self.view().is_valid(&offered.out_path).await? {
+            // A realisation refers to the path it names, whatever the policy says of that path's other references.
+            let message =
+                format!("it names {}, which is not admitted", self.cache.store_dir().render_path(&offered.out_path));
+            decision = decision.limited(Verdict::Hold, Finding::new(Code::MissingReference, message));
+        }
         if decision.verdict() != Verdict::Admit {
             return Err(GateError::Refused { path: id.to_string(), decision: Box::new(decision.refused()) });
         }
         // One signature for each key that verifies it: what does not verify, or says the same again, is not kept.
+        // What is there already comes first, so that no second signature of a key takes room.
+        let is_known = |judged: &&Judged| merged.signatures.contains(&judged.text);
+        let (known, new): (Vec<&Judged>, Vec<&Judged>) = evidence.judged().iter().partition(is_known);
         let mut keys = Vec::new();
-        for judged in evidence.judged() {
+        for judged in known.into_iter().chain(new) {
             let (Some(signature), Some(key)) = (&judged.signature, judged.verified_by) else {
                 continue;
             };
@@ -135,12 +143,6 @@ impl Gate {
         ];
         let puts = self.cache.objects().publish(drafts).await?;
         Ok(puts.iter().all(|put| matches!(put, Put::Stored(_))))
-    }
-
-    /// A realisation refers to the path it names: without that it is not admitted.
-    async fn absent_output(&self, realisation: &Realisation) -> Result<Vec<verifier::StorePath>, GateError> {
-        let out_path = &realisation.out_path;
-        Ok(if self.view().is_valid(out_path).await? { Vec::new() } else { vec![out_path.clone()] })
     }
 
     /// Reads the history of a realisation's signatures, and what must hold when it is written again.

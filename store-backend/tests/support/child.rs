@@ -2,6 +2,7 @@
 //! their memory measured, without the test that watches them.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -17,8 +18,17 @@ const PLACE: &str = "NIX_QUORUM_TEST_PLACE";
 impl Worker {
     /// Starts the ignored test of a name.
     pub fn start(test: &str, place: &Path, settings: &[(&str, String)]) -> Self {
+        Self::start_as(None, test, place, settings)
+    }
+
+    /// Starts the ignored test of a name, as another user.
+    pub fn start_as(user: Option<u32>, test: &str, place: &Path, settings: &[(&str, String)]) -> Self {
         let program = std::env::current_exe().expect("this program has a name");
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        let mut child = command
             .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
             .env(PLACE, place)
             .envs(settings.iter().map(|(name, value)| (name, value)))
