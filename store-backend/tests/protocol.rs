@@ -99,6 +99,35 @@ fn whatever_stands_in_a_request_nothing_panics_and_nothing_is_allocated_for_it()
     });
 }
 
+/// No zero is passed over: with padding that is not zero, a request is none.
+#[test]
+fn every_zero_of_a_request_has_to_be_zero() {
+    // These have words that mean nothing, or that are yes whatever they are but 0.
+    let with_idle_words = [
+        Operation::AddToStore,
+        Operation::AddToStoreNar,
+        Operation::AddMultipleToStore,
+        Operation::SetOptions,
+        Operation::CollectGarbage,
+        Operation::QueryValidPaths,
+        Operation::VerifyStore,
+    ];
+    for_each_request(5, |operation, by_path, request| {
+        if with_idle_words.contains(&operation) {
+            return;
+        }
+        let bytes = arguments(&request, &StoreDir::default());
+        // Zeros are padding or the upper bytes of words; letters may be spelled otherwise here and there, as Nix allows.
+        for bit in (0..bytes.len() * 8).filter(|bit| bytes[bit / 8] == 0) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(same) = read(operation, &flipped, by_path) {
+                assert!(same != request, "{operation}: bit {bit} of {} says nothing", bytes.len() * 8);
+            }
+        }
+    });
+}
+
 #[test]
 fn a_request_that_says_what_cannot_be_is_read_to_its_end() {
     let good = package("good").full_path();
