@@ -40,6 +40,12 @@ pub(super) struct Arguments {
     /// The policy to serve it by, with --stdio.
     #[arg(long = "policy", env = "NIX_QUORUM_POLICY", value_name = "FILE")]
     own_policy: Option<PathBuf>,
+    /// An administrator's minisign public key (RW…) that must have signed that policy; may be given several times.
+    #[arg(long = "policy-signer", env = "NIX_QUORUM_POLICY_SIGNER", value_name = "KEY", value_delimiter = ',')]
+    own_policy_signer: Vec<String>,
+    /// How many administrators must have signed it; all of them unless given.
+    #[arg(long = "policy-threshold", env = "NIX_QUORUM_POLICY_THRESHOLD", value_name = "K")]
+    own_policy_threshold: Option<usize>,
 }
 
 impl Arguments {
@@ -59,7 +65,11 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
             arguments.gate_socket.display()
         )));
     };
-    let policy = PolicyArguments { policy, policy_signer: Vec::new(), policy_threshold: None };
+    let policy = PolicyArguments {
+        policy,
+        policy_signer: arguments.own_policy_signer,
+        policy_threshold: arguments.own_policy_threshold,
+    };
     runtime()?.block_on(async {
         let gate = Arc::new(open_gate(&store, &policy, None).await?);
         let uid = rustix::process::getuid().as_raw();
