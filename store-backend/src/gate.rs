@@ -2,8 +2,8 @@
 //! policy of now allows.
 
 mod admission;
+mod announcement;
 mod batch;
-mod claims;
 mod commit;
 mod content;
 mod deletion;
@@ -52,9 +52,6 @@ pub struct Gate {
     memory: Memory,
     index: Index,
     whole_store: Semaphore,
-    /// Held shared while paths are made visible, and alone while paths are deleted, so that within this gate nothing is
-    /// deleted under a path that is about to refer to it.
-    order: tokio::sync::RwLock<()>,
 }
 
 impl Gate {
@@ -72,7 +69,6 @@ impl Gate {
             memory: Memory::default(),
             index: Index::default(),
             whole_store: Semaphore::new(WHOLE_STORE_QUERIES),
-            order: tokio::sync::RwLock::new(()),
         })
     }
 

@@ -93,6 +93,15 @@ pub enum Content {
     Upload(Box<dyn Upload>),
 }
 
+/// Whether an object has to outlast a crash of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is on disk before anybody is told that it was written.
+    Durable,
+    /// It means nothing to anybody after a crash.
+    Passing,
+}
+
 /// An object to be published.
 pub struct Draft {
     /// Under which key.
@@ -101,13 +110,27 @@ pub struct Draft {
     pub condition: Condition,
     /// What.
     pub content: Content,
+    /// For how long.
+    pub durability: Durability,
 }
 
 impl Draft {
     /// Makes a draft of bytes.
     #[must_use]
     pub fn of_bytes(key: Key, condition: Condition, bytes: impl Into<Bytes>) -> Self {
-        Self { key, condition, content: Content::Bytes(bytes.into()) }
+        Self { key, condition, content: Content::Bytes(bytes.into()), durability: Durability::Durable }
+    }
+
+    /// Makes a draft of bytes that need not outlast a crash.
+    #[must_use]
+    pub fn passing(key: Key, condition: Condition, bytes: impl Into<Bytes>) -> Self {
+        Self { durability: Durability::Passing, ..Self::of_bytes(key, condition, bytes) }
+    }
+
+    /// Makes a draft of what was uploaded.
+    #[must_use]
+    pub fn of_upload(key: Key, condition: Condition, upload: Box<dyn Upload>) -> Self {
+        Self { key, condition, content: Content::Upload(upload), durability: Durability::Durable }
     }
 }
 
@@ -142,7 +165,7 @@ pub trait ObjectStore: Send + Sync + 'static {
     async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError>;
 
     /// Publishes objects, in their order: when one is visible, so are those before it. When this returns, what it stored
-    /// is durable: a crash of the machine loses none of it. Content becomes durable before it becomes visible.
+    /// is durable where it is to be: a crash of the machine loses none of it. Content becomes durable before it becomes visible.
     ///
     /// # Errors
     /// When writing fails; then the first drafts may have been published and the last not.

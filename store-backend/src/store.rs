@@ -11,7 +11,7 @@ mod record;
 
 pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
-pub(crate) use binary_cache::{listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key};
+pub(crate) use binary_cache::{MAX_NARINFO, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key};
 pub use daemon::Daemon;
 pub use nar::{NarRead, NarReadError, NarStream};
 pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};

@@ -11,9 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
-use store_backend::object::{
-    Condition, Content, Directory, Draft, Etag, Key, ObjectError, ObjectStore, Pages, Put, Upload,
-};
+use store_backend::object::{Condition, Directory, Draft, Etag, Key, ObjectError, ObjectStore, Pages, Put, Upload};
 use support::child::{self, Worker};
 use support::package::noise;
 use support::site::files;
@@ -329,12 +327,12 @@ async fn an_upload_is_visible_once_it_is_published(place: &dyn Place) {
         let (first, second) = bytes.split_at(size / 3);
         let finished = upload(&store, &[first, second]).await;
         assert!(names(&other, "uploads/").await.is_empty());
-        let draft = Draft { key: key("uploads/one"), condition: Condition::Absent, content: Content::Upload(finished) };
+        let draft = Draft::of_upload(key("uploads/one"), Condition::Absent, finished);
         let puts = store.publish(vec![draft]).await.expect("it can be written");
         let [Put::Stored(etag)] = &puts[..] else { panic!("{puts:?}") };
         assert!(content(&other, "uploads/one").await.expect("it is there") == bytes);
         let again = upload(&store, &[b"other"]).await;
-        let draft = Draft { key: key("uploads/one"), condition: Condition::Absent, content: Content::Upload(again) };
+        let draft = Draft::of_upload(key("uploads/one"), Condition::Absent, again);
         assert_eq!(store.publish(vec![draft]).await.expect("no error"), [Put::Refused]);
         assert!(content(&other, "uploads/one").await.expect("it is there") == bytes);
         assert!(store.delete(&key("uploads/one"), etag).await.expect("no error"));
@@ -352,7 +350,7 @@ async fn an_upload_that_is_dropped_leaves_nothing(place: &dyn Place) {
     drop(unfinished);
     // Refused ones too.
     let refused = upload(&store, &[b"refused"]).await;
-    let draft = Draft { key: key("there"), condition: Condition::Absent, content: Content::Upload(refused) };
+    let draft = Draft::of_upload(key("there"), Condition::Absent, refused);
     assert_eq!(store.publish(vec![draft]).await.expect("no error"), [Put::Refused]);
     assert_eq!(everything(&store).await, before);
 }
@@ -384,8 +382,7 @@ async fn an_upload_to_another_store_is_refused(place: &dyn Place) {
         }
     }
     let store = place.open();
-    let content = Content::Upload(Box::new(Foreign));
-    let draft = Draft { key: key("foreign"), condition: Condition::Absent, content };
+    let draft = Draft::of_upload(key("foreign"), Condition::Absent, Box::new(Foreign));
     assert!(store.publish(vec![draft]).await.is_err());
     assert!(store.head(&key("foreign")).await.expect("no error").is_none());
 }
@@ -696,11 +693,8 @@ fn child_writes_until_it_is_killed() {
         for number in 0.. {
             let number = round << 32 | number;
             let finished = upload(&store, &[&self_describing(number)]).await;
-            let mut drafts = vec![Draft {
-                key: key(&format!("objects/{number}-upload")),
-                condition: Condition::Absent,
-                content: Content::Upload(finished),
-            }];
+            let place = key(&format!("objects/{number}-upload"));
+            let mut drafts = vec![Draft::of_upload(place, Condition::Absent, finished)];
             for more in 0..number % 12 {
                 let bytes = self_describing(number + more);
                 drafts.push(Draft::of_bytes(key(&format!("objects/{number}-{more}")), Condition::Absent, bytes));

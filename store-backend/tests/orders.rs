@@ -4,8 +4,9 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use store_backend::gate::{Batch, Gate, GateError, Offer, Uploader};
+use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Uploader};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
@@ -64,7 +65,7 @@ async fn upload(gate: &Arc<Gate>, packages: &[&Package]) -> Result<(), GateError
     let mut batch = Batch::new(gate.clone(), Uploader("a test".into()));
     for package in packages {
         if let Offer::Wanted(mut wanted) = batch.offer(package.info.clone()).await? {
-            wanted.feed(package.nar.clone().into()).await;
+            wanted.feed(package.nar.clone().into()).await?;
             batch.accept(*wanted).await?;
         }
     }
@@ -88,48 +89,70 @@ fn block_on<F: Future>(work: F) -> F::Output {
         .block_on(work)
 }
 
-#[test]
-fn a_referrer_is_uploaded_before_the_deletion_looks() {
-    block_on(async {
-        let pair = Pair::new().await;
-        let below = signed("below");
-        let above = package("above").referring_to([below.path()]).signed_by(&[&alice(), &bob()]);
-        upload(&pair.plain, &[&below]).await.expect("it is signed");
-        // The deletion has looked for referrers once, and is about to hide the path.
-        let stop = pair.steps.stop_before(Step::Delete, narinfo(&below));
-        let (gate, path) = (pair.stepping.clone(), below.path().clone());
-        let deleting = tokio::spawn(async move { gate.delete(&[path]).await });
-        stop.reached().await;
-        upload(&pair.plain, &[&above]).await.expect("what it refers to is there");
-        stop.go_on();
-        let deleted = deleting.await.expect("it ends");
-        assert!(matches!(deleted, Err(GateError::Referred { .. })), "{deleted:?}");
-        pair.is_whole(&[&below, &above]).await;
-        assert!(pair.read(&below).await.expect("no error").is_some(), "it was put back");
-    });
+/// Something that another gate does meanwhile, which has to wait.
+async fn waits<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
+    let work = tokio::spawn(work);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    assert!(!work.is_finished(), "it waits for the other");
+    work
+}
+
+fn upload_of(gate: &Arc<Gate>, package: &Package) -> impl Future<Output = Result<(), GateError>> + Send + 'static {
+    let (gate, package) = (gate.clone(), package.clone());
+    async move { upload(&gate, &[&package]).await }
+}
+
+fn deletion_of(
+    gate: &Arc<Gate>,
+    package: &Package,
+) -> impl Future<Output = Result<Deleted, GateError>> + Send + 'static {
+    let (gate, path) = (gate.clone(), package.path().clone());
+    async move { gate.delete(&[path]).await }
 }
 
 #[test]
-fn a_referrer_is_shown_while_what_it_refers_to_is_deleted() {
+fn a_referrer_is_uploaded_while_what_it_refers_to_is_deleted() {
     block_on(async {
         let pair = Pair::new().await;
         let below = signed("below");
         let above = package("above").referring_to([below.path()]).signed_by(&[&alice(), &bob()]);
         upload(&pair.plain, &[&below]).await.expect("it is signed");
-        // The upload is about to make its narinfo visible.
-        let stop = pair.steps.stop_before(Step::Publish, narinfo(&above));
-        let (gate, package) = (pair.stepping.clone(), above.clone());
-        let uploading = tokio::spawn(async move { upload(&gate, &[&package]).await });
+        // The deletion has looked for referrers, and is about to hide the path.
+        let stop = pair.steps.stop_before(Step::Delete, narinfo(&below));
+        let deleting = tokio::spawn(deletion_of(&pair.stepping, &below));
         stop.reached().await;
-        pair.plain.delete(&[below.path().clone()]).await.expect("nobody refers to it yet");
+        let uploading = waits(upload_of(&pair.plain, &above)).await;
         stop.go_on();
-        assert!(uploading.await.expect("it ends").is_err(), "what it refers to is gone");
+        let deleted = deleting.await.expect("it ends").expect("nobody refers to it yet");
+        assert!(deleted.paths.contains(below.path()));
+        let refused = uploading.await.expect("it ends");
+        assert!(matches!(refused, Err(GateError::Refused { .. })), "{refused:?}");
         pair.is_whole(&[&below, &above]).await;
         assert_eq!(pair.read(&above).await.expect("no error"), None);
     });
 }
 
-/// A deletion hides a path and then removes what was known of it before, and nothing that was written since.
+#[test]
+fn what_a_path_refers_to_is_deleted_while_it_is_uploaded() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let below = signed("below");
+        let above = package("above").referring_to([below.path()]).signed_by(&[&alice(), &bob()]);
+        upload(&pair.plain, &[&below]).await.expect("it is signed");
+        // The upload was judged, and is about to become visible.
+        let stop = pair.steps.stop_before(Step::Publish, narinfo(&above));
+        let uploading = tokio::spawn(upload_of(&pair.stepping, &above));
+        stop.reached().await;
+        let deleting = waits(deletion_of(&pair.plain, &below)).await;
+        stop.go_on();
+        uploading.await.expect("it ends").expect("what it refers to is there");
+        let refused = deleting.await.expect("it ends");
+        assert!(matches!(refused, Err(GateError::Referred { .. })), "{refused:?}");
+        pair.is_whole(&[&below, &above]).await;
+        assert!(pair.read(&above).await.expect("no error").is_some());
+    });
+}
+
 #[test]
 fn a_path_is_uploaded_again_while_it_is_deleted() {
     block_on(async {
@@ -137,62 +160,123 @@ fn a_path_is_uploaded_again_while_it_is_deleted() {
         let hello = signed("hello");
         upload(&pair.plain, &[&hello]).await.expect("it is signed");
         let stop = pair.steps.stop_before(Step::Delete, format!("quorum/evidence/{}/", hello.hash_part()));
-        let (gate, path) = (pair.stepping.clone(), hello.path().clone());
-        let deleting = tokio::spawn(async move { gate.delete(&[path]).await });
+        let deleting = tokio::spawn(deletion_of(&pair.stepping, &hello));
         stop.reached().await;
-        upload(&pair.plain, &[&hello]).await.expect("it is signed, and nobody has it");
+        let uploading = waits(upload_of(&pair.plain, &hello)).await;
         stop.go_on();
         deleting.await.expect("it ends").expect("nobody refers to it");
+        uploading.await.expect("it ends").expect("it is signed, and nobody has it");
         pair.is_whole(&[&hello]).await;
+        assert!(pair.read(&hello).await.expect("no error").is_some());
     });
 }
 
-/// An upload that stores a NAR itself claims nothing. It looks whether it is still there once its own narinfo is visible: a
-/// deletion that could not see that one has announced itself by then.
+/// Two paths have one NAR. One of them is deleted while the other is on its way up, with bytes of its own.
 #[test]
-fn a_nar_just_stored_is_deleted_with_another_path() {
+fn a_nar_that_is_being_uploaded_is_not_deleted_with_another_path() {
     block_on(async {
         let pair = Pair::new().await;
         let nar = nar_of_file(b"the same");
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
-        // Its NAR and its evidence are stored; its narinfo is not.
         let stop = pair.steps.stop_before(Step::Publish, narinfo(&first));
-        let (gate, package) = (pair.stepping.clone(), first.clone());
-        let uploading = tokio::spawn(async move { upload(&gate, &[&package]).await });
+        let uploading = tokio::spawn(upload_of(&pair.stepping, &first));
         stop.reached().await;
         upload(&pair.plain, &[&second]).await.expect("it is signed");
-        pair.plain.delete(&[second.path().clone()]).await.expect("nobody refers to it");
+        let deleted = pair.plain.delete(&[second.path().clone()]).await.expect("nobody refers to it");
+        assert_eq!((deleted.paths.len(), deleted.bytes_freed), (1, 0), "the other one needs the NAR");
         stop.go_on();
-        let refused = uploading.await.expect("it ends");
-        assert!(matches!(refused, Err(GateError::Contended(_))), "{refused:?}");
+        uploading.await.expect("it ends").expect("it is signed");
         pair.is_whole(&[&first, &second]).await;
-        upload(&pair.stepping, &[&first]).await.expect("the next time it is taken");
         assert!(pair.read(&first).await.expect("no error").is_some());
     });
 }
 
 #[test]
-fn a_nar_is_relied_on_while_it_is_doomed() {
+fn a_nar_is_uploaded_while_it_is_deleted_with_another_path() {
     block_on(async {
         let pair = Pair::new().await;
         let nar = nar_of_file(b"the same");
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
         upload(&pair.plain, &[&first]).await.expect("it is signed");
-        // The deletion has announced that it wants the NAR gone, and has seen nobody who needs it.
+        // The deletion has seen nobody who needs the NAR.
         let stop = pair.steps.stop_before(Step::Delete, "nar/");
-        let (gate, path) = (pair.stepping.clone(), first.path().clone());
-        let deleting = tokio::spawn(async move { gate.delete(&[path]).await });
+        let deleting = tokio::spawn(deletion_of(&pair.stepping, &first));
         stop.reached().await;
-        let uploaded = upload(&pair.plain, &[&second]).await;
+        let uploading = waits(upload_of(&pair.plain, &second)).await;
         stop.go_on();
         deleting.await.expect("it ends").expect("nobody refers to it");
+        uploading.await.expect("it ends").expect("it brought the bytes");
         pair.is_whole(&[&first, &second]).await;
-        if uploaded.is_err() {
-            upload(&pair.plain, &[&second]).await.expect("the next time it is taken");
-        }
         assert!(pair.read(&second).await.expect("no error").is_some());
+    });
+}
+
+/// The NAR was there when the upload began, so its bytes were not kept; then another path's deletion took it.
+#[test]
+fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let nar = nar_of_file(b"the same");
+        let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
+        let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
+        upload(&pair.plain, &[&first]).await.expect("it is signed");
+        let mut batch = Batch::new(pair.stepping.clone(), Uploader("a test".into()));
+        let Offer::Wanted(mut wanted) = batch.offer(second.info.clone()).await.expect("it is signed") else {
+            panic!("nobody has the path");
+        };
+        wanted.feed(second.nar.clone().into()).await.expect("no error");
+        batch.accept(*wanted).await.expect("they are its bytes");
+        pair.plain.delete(&[first.path().clone()]).await.expect("nobody refers to it");
+        let refused = batch.finish().await;
+        assert!(matches!(refused, Err(GateError::Crossed(_))), "{refused:?}");
+        pair.is_whole(&[&first, &second]).await;
+        upload(&pair.plain, &[&second]).await.expect("the next time it is taken");
+        assert!(pair.read(&second).await.expect("no error").is_some());
+    });
+}
+
+/// Neither needs it, but either might for the other; who comes last takes it along.
+#[test]
+fn two_paths_of_one_nar_are_deleted_at_once() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let nar = nar_of_file(b"the same");
+        let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
+        let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
+        upload(&pair.plain, &[&first, &second]).await.expect("they are signed");
+        let stop = pair.steps.stop_before(Step::Delete, narinfo(&first));
+        let deleting = tokio::spawn(deletion_of(&pair.stepping, &first));
+        stop.reached().await;
+        pair.plain.delete(&[second.path().clone()]).await.expect("nobody refers to it");
+        stop.go_on();
+        deleting.await.expect("it ends").expect("nobody refers to it");
+        let left = files(pair.directory.path());
+        assert!(!left.keys().any(|name| name.starts_with("nar/")), "{left:?}");
+    });
+}
+
+/// Another gate, perhaps with another version of zstd, stores the same NAR first.
+#[test]
+fn a_nar_that_another_gate_compressed_otherwise_is_described_as_it_is() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let hello = Package::of_nar("hello", nar_of_file(&[7; 100_000])).signed_by(&[&alice(), &bob()]);
+        let stop = pair.steps.stop_before(Step::Publish, narinfo(&hello));
+        let uploading = tokio::spawn(upload_of(&pair.stepping, &hello));
+        stop.reached().await;
+        let otherwise = zstd::bulk::compress(&hello.nar, -20).expect("it can be compressed");
+        let place = pair.directory.path().join(format!("nar/{}.nar.zst", hello.info.nar_hash.to_nix32()));
+        std::fs::create_dir_all(place.parent().expect("a folder")).expect("it can be made");
+        std::fs::write(&place, &otherwise).expect("it can be written");
+        stop.go_on();
+        uploading.await.expect("it ends").expect("it is signed");
+        assert_eq!(std::fs::read(&place).expect("it is there"), otherwise);
+        let text = std::fs::read_to_string(pair.directory.path().join(narinfo(&hello))).expect("text");
+        assert!(text.contains(&format!("FileSize: {}\n", otherwise.len())), "{text}");
+        assert!(!text.contains("FileHash"), "it would be that of other bytes: {text}");
+        pair.is_whole(&[&hello]).await;
     });
 }
 
@@ -201,7 +285,7 @@ fn a_signature_arrives_while_a_path_is_admitted() {
     block_on(async {
         let pair = Pair::new().await;
         let hello = signed("hello");
-        // One gate has stored evidence with two signatures, and is about to show the path.
+        // One gate has judged two signatures, and is about to store them and to show the path.
         let stop = pair.steps.stop_before(Step::Publish, narinfo(&hello));
         let (gate, package) = (pair.stepping.clone(), hello.clone());
         let uploading = tokio::spawn(async move { upload(&gate, &[&package]).await });
@@ -246,8 +330,8 @@ fn a_policy_changes_between_the_judgement_and_the_commit() {
     block_on(async {
         let pair = Pair::new().await;
         let hello = signed("hello");
-        // Judged once more already: the NAR and the evidence are about to be stored.
-        let stop = pair.steps.stop_before(Step::Publish, "nar/");
+        // Judged by what is said of it; its bytes have come, and it is about to be judged with them.
+        let stop = pair.steps.stop_before(Step::Publish, "quorum/uploading/");
         let (gate, package) = (pair.stepping.clone(), hello.clone());
         let uploading = tokio::spawn(async move { upload(&gate, &[&package]).await });
         stop.reached().await;

@@ -113,7 +113,7 @@ fn thirty_two_uploads_through_two_gates_lose_no_signature() {
     assert_eq!(found.keys().filter(|name| name.starts_with("nar/")).count(), 10, "a NAR is stored once");
     let stray: Vec<_> = found
         .keys()
-        .filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f)))
+        .filter(|name| ["quorum/tmp/", "quorum/uploading/", "quorum/deleting/"].iter().any(|f| name.starts_with(f)))
         .collect();
     assert!(stray.is_empty(), "{stray:?}");
 }
@@ -302,7 +302,7 @@ fn a_nar_that_two_paths_have_stays_while_either_is_there() {
     let left = files(one.store());
     let stray: Vec<_> = left
         .keys()
-        .filter(|name| ["quorum/tmp/", "quorum/claims/", "quorum/doomed/"].iter().any(|f| name.starts_with(f)))
+        .filter(|name| ["quorum/tmp/", "quorum/uploading/", "quorum/deleting/"].iter().any(|f| name.starts_with(f)))
         .collect();
     assert!(stray.is_empty(), "{stray:?}");
 }
@@ -330,23 +330,61 @@ fn a_path_deleted_while_it_is_uploaded_is_whole_or_gone() {
     is_whole(one.store());
 }
 
-/// A deletion that crashed between its announcement and its end leaves a doom; uploads must not wait for it for ever.
+/// Writes an announcement as a gate that crashed leaves it.
+fn announced(site: &Site, folder: &str, package: &Package, made: i64) {
+    let folder = site.store().join("quorum").join(folder);
+    std::fs::create_dir_all(&folder).expect("it can be written");
+    let (path, nar) = (package.hash_part(), package.info.nar_hash.to_nix32());
+    let text = format!(r#"{{"made":{made},"paths":["{path}"],"nars":["{nar}"]}}"#);
+    std::fs::write(folder.join("0123456789"), text).expect("it can be written");
+}
+
+fn unix_now() -> i64 {
+    std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs().try_into().expect("before the year 292277026596")
+}
+
+/// Uploads must not wait for ever for a deletion that crashed, nor deletions for an upload.
 #[test]
-fn what_a_crashed_deletion_announced_is_forgotten() {
+fn what_crashed_gates_announced_is_forgotten() {
     let site = Site::new(two_of_three());
     let first = signed("first");
     site.admit(&[&first]);
     let twin = Package::of_nar("twin", first.nar.clone()).signed_by(&[&alice(), &bob()]);
-    let doomed = site.store().join("quorum/doomed");
-    std::fs::create_dir_all(&doomed).expect("it can be written");
-    std::fs::write(doomed.join(first.info.nar_hash.to_nix32()), "1700000000").expect("it can be written");
+    announced(&site, "deleting", &first, unix_now() - 11 * 60);
     site.admit(&[&twin]);
     assert_eq!(site.raw().nar(&twin).expect("it is served"), twin.nar);
+    announced(&site, "uploading", &first, unix_now() - 61 * 60);
     site.runtime
         .block_on(site.gate.delete(&[first.path().clone(), twin.path().clone()]))
         .expect("nobody refers to them");
     let left = site.files();
-    assert!(!left.keys().any(|name| name.starts_with("nar/") || name.starts_with("quorum/doomed/")), "{left:?}");
+    let stray = |name: &&String| ["nar/", "quorum/deleting/", "quorum/uploading/"].iter().any(|f| name.starts_with(f));
+    assert_eq!(left.keys().find(stray), None);
+}
+
+/// One that may still be at work is waited for, and then its work is left alone.
+#[test]
+fn what_another_gate_announced_is_respected() {
+    let uploads = std::thread::spawn(|| {
+        let site = Site::new(two_of_three());
+        let hello = signed("hello");
+        announced(&site, "deleting", &hello, unix_now());
+        let refused = site.upload(&[&hello]).expect_err("it is being deleted");
+        assert!(refused.contains("is being deleted, and this upload rests on it; try again"), "{refused}");
+        assert!(!site.raw().is_valid(hello.path()));
+    });
+    let site = Site::new(two_of_three());
+    let hello = signed("hello");
+    site.admit(&[&hello]);
+    announced(&site, "uploading", &hello, unix_now());
+    let refused = site.runtime.block_on(site.gate.delete(&[hello.path().clone()])).expect_err("it is being uploaded");
+    assert!(refused.to_string().contains("is being uploaded, or something that refers to it; try again"), "{refused}");
+    assert!(site.raw().is_valid(hello.path()));
+    uploads.join().expect("it passes");
+    // What cannot be read might be anybody's.
+    std::fs::write(site.store().join("quorum/uploading/0123456789"), "{").expect("it can be written");
+    let refused = site.runtime.block_on(site.gate.delete(&[hello.path().clone()])).expect_err("who knows");
+    assert!(refused.to_string().contains("quorum/uploading/0123456789 cannot be read"), "{refused}");
 }
 
 // Processes that are killed.

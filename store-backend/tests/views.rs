@@ -412,6 +412,36 @@ fn verifying_the_store_looks_at_what_is_admitted_and_names_no_more() {
     assert_eq!((raw.u64(), raw.lines.len()), (1, 1), "{:?}", raw.lines);
 }
 
+/// No signature covers a content address: who uploads first may state it or not. What the bytes prove stays proven.
+#[test]
+fn a_content_address_counts_whoever_stated_it_first_and_last() {
+    let stated = Package::addressed_file("tool", b"contents");
+    let mut silent = stated.clone();
+    silent.info.content_address = None;
+    let silent = silent.signed_by(&[&alice(), &bob()]);
+    let strict = || Rules { content_addressed: Some("require"), ..Rules::default() }.policy();
+    let revoked = || Rules { revoked: REVOKED, ..Rules::default() }.policy();
+    // First without, then with it.
+    let site = Site::new(two_of_three());
+    let mut raw = site.raw();
+    raw.upload(&[&silent]).expect("it is signed");
+    site.gate.set_policy(revoked()).expect("a policy");
+    assert!(!raw.is_valid(stated.path()));
+    raw.upload(&[&stated]).expect("its address stands for it");
+    assert!(raw.is_valid(stated.path()));
+    assert_eq!(raw.path_info(stated.path()).expect("it is valid").content_address, stated.info.content_address);
+    // First with, then without it, under a policy that wants signatures: the proof is not forgotten.
+    let site = Site::new(two_of_three());
+    let mut raw = site.raw();
+    raw.upload(&[&stated]).expect("its address stands for it");
+    site.gate.set_policy(strict()).expect("a policy");
+    assert!(!raw.is_valid(stated.path()));
+    raw.upload(&[&silent]).expect("it is signed");
+    assert!(raw.is_valid(stated.path()));
+    site.gate.set_policy(revoked()).expect("a policy");
+    assert!(raw.is_valid(stated.path()), "its address stands for it, as it did at first");
+}
+
 /// Where another fingerprint takes the place of one that is no longer admitted, nothing of the first is left to be seen.
 #[test]
 fn what_takes_the_place_of_something_revoked_takes_all_of_it() {

@@ -109,7 +109,7 @@ async fn take_path<S: ByteSource>(
         }
         left -= chunk.len() as u64;
         if let Offer::Wanted(wanted) = &mut offer {
-            wanted.feed(chunk).await;
+            wanted.feed(chunk).await?;
         }
     }
     if let Offer::Wanted(wanted) = offer {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use policy::{Decision, Policy, Subject, Verdict};
-use verifier::{Evidence, Fingerprint, StoreDir, StorePath, Timestamp};
+use verifier::{AddressProof, Evidence, Fingerprint, StoreDir, StorePath, Timestamp};
 
-use super::verified::Verified;
+use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, now, proven_address};
 use crate::object::{Condition, Draft, Etag, Put};
-use crate::store::{Record, State, listing_key, narinfo_key, record_key};
+use crate::store::{MAX_NARINFO, Record, State, hash_part_of, listing_key, nar_key, narinfo_key, record_key};
 
 /// Most signatures that are kept of one path under keys that the policy does not know: they may be a later policy's.
 const MAX_UNKNOWN: usize = 16;
@@ -51,7 +51,11 @@ impl Admissible {
         let fingerprint = record.fingerprint(store_dir);
         let same = verified.info().fingerprint(store_dir).is_ok_and(|verified| verified == fingerprint);
         assert!(same, "a record is judged with the bytes of its own fingerprint");
-        record.nar.address = verified.nar().address;
+        // Proven by these bytes, or by an earlier reading of the same.
+        if verified.nar().address != AddressProof::None {
+            assert_eq!(verified.info().content_address, record.info().content_address, "one of them is proven");
+            record.nar.address = verified.nar().address;
+        }
         let path = record.info().path.clone();
         let evidence = Evidence::weigh(fingerprint.clone(), record.claims(), policy.keyring(), now());
         let address = proven_address(&record);
@@ -72,6 +76,11 @@ impl Admissible {
     pub(super) fn record(&self) -> &Record {
         &self.record
     }
+
+    /// Says whether this policy decided.
+    pub(super) fn is_by(&self, policy: &Arc<Policy>) -> bool {
+        Arc::ptr_eq(&self.policy, policy)
+    }
 }
 
 /// Makes the error that tells the uploader what a path lacks.
@@ -82,9 +91,22 @@ pub(super) fn refused(store_dir: &StoreDir, path: &StorePath, decision: Decision
 /// A path that is about to become visible.
 pub(super) struct Publication {
     pub(super) admissible: Admissible,
-    pub(super) listing: Option<Vec<u8>>,
+    /// When its evidence may be written.
+    pub(super) condition: Condition,
+    /// The signatures that it came with, in case another gate writes its evidence first.
+    pub(super) brought: Evidence,
+    pub(super) luggage: Luggage,
     /// The narinfo that it takes the place of.
     pub(super) replaces: Option<Etag>,
+}
+
+/// What a draft of a publication is, by the publication's place in its batch.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Nar(usize),
+    Evidence(usize),
+    Narinfo(usize),
+    Listing,
 }
 
 impl Gate {
@@ -127,82 +149,124 @@ impl Gate {
         record.countersign(&key.sign(&fingerprint))
     }
 
-    /// Makes admitted paths visible, in their order. Writing the narinfo is the commit point: before it nothing can be seen,
-    /// after it everything can. Nothing else in this program writes one.
+    /// Stores admitted paths and makes them visible, in their order. Writing the narinfo is the commit point: before it nothing
+    /// can be seen, after it everything can. Nothing else in this program writes one, but [`Self::refresh`] of one that is there.
     ///
     /// # Errors
-    /// When the store fails, when the policy changed on the way (then judge again), or when another fingerprint was admitted
-    /// for a path meanwhile.
-    pub(super) async fn publish(&self, publications: Vec<Publication>) -> Result<(), GateError> {
+    /// When the store fails, when the policy has just changed, or when another fingerprint was admitted for a path meanwhile.
+    pub(super) async fn publish(&self, mut publications: Vec<Publication>, by: &str) -> Result<(), GateError> {
+        let store_dir = self.cache.store_dir();
         let policy = self.policy();
-        let mut drafts = Vec::new();
-        let mut order = Vec::new();
-        for publication in publications {
-            let Publication { admissible, listing, replaces } = publication;
-            let record = &admissible.record;
-            if !Arc::ptr_eq(&admissible.policy, &policy) {
-                let path = self.cache.store_dir().render_path(&record.info().path);
-                return Err(GateError::Contended(format!("the policy, while {path} was admitted,")));
-            }
+        let (mut drafts, mut parts) = (Vec::new(), Vec::new());
+        for (index, publication) in publications.iter_mut().enumerate() {
+            let record = publication.admissible.record();
             let path = &record.info().path;
-            if replaces.is_some() {
+            if !publication.admissible.is_by(&policy) {
+                let path = store_dir.render_path(path);
+                return Err(GateError::Crossed(format!("the policy was changed while {path} was admitted")));
+            }
+            if let Some(upload) = publication.luggage.upload.take() {
+                drafts.push(Draft::of_upload(nar_key(&record.info().nar_hash), Condition::Absent, upload));
+                parts.push(Part::Nar(index));
+            }
+            let key = record_key(path, &publication.admissible.fingerprint.digest());
+            drafts.push(Draft::of_bytes(key, publication.condition.clone(), record.to_bytes()));
+            parts.push(Part::Evidence(index));
+        }
+        for (index, publication) in publications.iter_mut().enumerate() {
+            let record = publication.admissible.record();
+            let path = &record.info().path;
+            if publication.replaces.is_some() {
                 // The listing there is perhaps that of other contents.
                 self.remove(&listing_key(path)).await?;
             }
-            let condition = replaces.map_or(Condition::Absent, Condition::Matches);
-            order.push(Some(admissible.fingerprint.clone()));
+            let condition = publication.replaces.clone().map_or(Condition::Absent, Condition::Matches);
             drafts.push(Draft::of_bytes(narinfo_key(path), condition, self.cache.project(record)?));
-            if let Some(listing) = listing {
-                order.push(None);
+            parts.push(Part::Narinfo(index));
+            if let Some(listing) = publication.luggage.listing.take() {
                 drafts.push(Draft::of_bytes(listing_key(path), Condition::Absent, listing));
+                parts.push(Part::Listing);
             }
-            tracing::info!(path = %self.cache.store_dir().render_path(path), "admitted");
         }
-        let keys: Vec<_> = drafts.iter().map(|draft| draft.key.clone()).collect();
         let puts = self.cache.objects().publish(drafts).await?;
         self.memory.note_write();
-        for ((put, fingerprint), key) in puts.into_iter().zip(order).zip(keys) {
-            if let (Put::Refused, Some(fingerprint)) = (put, fingerprint) {
-                self.lost_race(key.as_str(), &fingerprint).await?;
+        // Where another gate came first, its words are kept, and these are added.
+        for part in puts.iter().zip(parts).filter(|(put, _)| **put == Put::Refused).map(|(_, part)| part) {
+            match part {
+                // The same bytes; how they were compressed only matters to the narinfo.
+                Part::Nar(index) => self.follow_nar(&publications[index].admissible).await?,
+                Part::Evidence(index) => {
+                    let Publication { admissible, brought, .. } = &publications[index];
+                    let path = &admissible.record().info().path;
+                    let merged = self.merge_stored(path, brought, by).await?;
+                    merged.ok_or_else(|| GateError::Contended(store_dir.render_path(path)))?;
+                    self.refresh(path, &admissible.fingerprint).await?;
+                }
+                Part::Narinfo(index) => {
+                    let Admissible { record, fingerprint, .. } = &publications[index].admissible;
+                    self.refresh(&record.info().path, fingerprint).await?;
+                }
+                Part::Listing => {}
             }
+        }
+        for publication in &publications {
+            let path = &publication.admissible.record().info().path;
+            tracing::info!(path = %store_dir.render_path(path), "admitted");
         }
         Ok(())
     }
 
-    /// Another gate wrote the narinfo first. If it is about the same fingerprint, its words are brought up to the evidence's.
-    async fn lost_race(&self, narinfo: &str, fingerprint: &Fingerprint) -> Result<(), GateError> {
-        let hash_part = narinfo.trim_end_matches(".narinfo");
-        let store_dir = self.cache.store_dir();
-        let Some(found) = self.cache.narinfo(hash_part).await? else {
-            return Err(GateError::Contended(narinfo.to_owned()));
-        };
-        if found.info.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
-            return Err(GateError::Conflict {
-                path: store_dir.render_path(&found.info.path),
-                admitted: describe(&found.info),
-                offered: fingerprint.to_string(),
-            });
+    /// Makes a path's evidence, and its narinfo, say of its NAR's object what is there.
+    async fn follow_nar(&self, admissible: &Admissible) -> Result<(), GateError> {
+        let Admissible { record, fingerprint, .. } = admissible;
+        let path = &record.info().path;
+        let rendered = || self.cache.store_dir().render_path(path);
+        let there = self.existing_nar(record.info()).await?.ok_or_else(|| GateError::Contended(rendered()))?;
+        for _ in 0..ATTEMPTS {
+            let Some((mut record, etag)) = self.cache.record(path, &fingerprint.digest()).await? else {
+                break;
+            };
+            if record.nar.file.file_size == there.file_size {
+                return Ok(());
+            }
+            record.nar.file = there.clone();
+            let key = record_key(path, &fingerprint.digest());
+            let draft = Draft::of_bytes(key, Condition::Matches(etag), record.to_bytes());
+            if self.cache.objects().publish(vec![draft]).await?.iter().all(|put| matches!(put, Put::Stored(_))) {
+                return self.refresh(path, fingerprint).await;
+            }
         }
-        self.refresh(&found.info.path, fingerprint).await
+        Err(GateError::Contended(rendered()))
     }
 
     /// Brings an admitted path's narinfo up to its evidence, if it still stands.
+    ///
+    /// # Errors
+    /// [`GateError::Conflict`] when it is that of another fingerprint.
     pub(super) async fn refresh(&self, path: &StorePath, fingerprint: &Fingerprint) -> Result<(), GateError> {
         let store_dir = self.cache.store_dir();
         for _ in 0..ATTEMPTS {
-            let Some(narinfo) = self.cache.narinfo(&crate::store::hash_part_of(path)).await? else {
+            let Some(narinfo) = self.cache.objects().get(&narinfo_key(path), MAX_NARINFO).await? else {
                 return Err(GateError::not_valid(store_dir, path));
             };
             let Some((record, _)) = self.cache.record(path, &fingerprint.digest()).await? else {
                 return Err(GateError::not_valid(store_dir, path));
             };
-            if narinfo.info.signatures == record.info().signatures {
+            let bytes = self.cache.project(&record)?;
+            if narinfo.bytes == bytes {
                 return Ok(());
+            }
+            let said = self.cache.parse_narinfo(&hash_part_of(path), &narinfo)?.info;
+            if said.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
+                return Err(GateError::Conflict {
+                    path: store_dir.render_path(path),
+                    admitted: describe(&said),
+                    offered: describe(record.info()),
+                });
             }
             let verified = Verified::on_record(&record);
             let absent = self.absent_references(&record).await?;
-            let policy = self.policy();
-            let admissible = Admissible::judge(Purpose::Renew, &verified, record, &policy, store_dir, &absent)?;
+            let admissible = Admissible::judge(Purpose::Renew, &verified, record, &self.policy(), store_dir, &absent)?;
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.etag), bytes);
             let put = self.cache.objects().publish(vec![draft]).await?;

@@ -9,16 +9,15 @@ use tokio::task::JoinHandle;
 use verifier::{AddressRequest, Claim, Evidence, Fingerprint, PathInfo, StorePath};
 
 use super::admission::{MAX_SIGNATURES, describe, refused};
-use super::claims::NarClaim;
 use super::commit::{Commit, Offered, Ready};
-use super::intake::{Hashed, Intake, IntakeError, Keep, MAX_REFERENCES, Queue};
+use super::intake::{Blocks, Demand, Hashed, Intake, IntakeError, Keep, MAX_REFERENCES};
 use super::verified::Verified;
-use super::{Gate, GateError, Uploader, intake, now};
+use super::{Gate, GateError, Uploader, now};
 use crate::object::{Etag, ObjectError};
 use crate::store::{FileFacts, Record};
 
-/// Paths whose bytes are in the works at once: while some are compressed, the next arrives. A compressor takes 4 MiB.
-const IN_FLIGHT: usize = 3;
+/// Paths whose bytes are in the works at once: while some are compressed, the next arrives.
+const IN_FLIGHT: usize = 16;
 
 /// From how many paths on a batch starts to become visible, if the one before is. They share their syncs of the disk while the
 /// next arrive: the slower the disk, the more paths share one.
@@ -45,9 +44,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// Takes the next bytes. After the bytes turned out to be of no use, more of them are ignored.
-    pub async fn feed(&mut self, chunk: Bytes) {
-        let _told_when_accepted: intake::Wanted = self.intake.feed(chunk).await;
+    /// Takes the next bytes. After the bytes turned out to be of no use, more of them are ignored, and [`Batch::accept`]
+    /// says why.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn feed(&mut self, chunk: Bytes) -> Result<(), GateError> {
+        let _told_when_accepted: Demand = self.intake.feed(chunk).await?;
+        Ok(())
     }
 }
 
@@ -63,7 +67,7 @@ pub struct Batch {
     ready_listings: usize,
     committing: Option<JoinHandle<Result<(), GateError>>>,
     announced: HashSet<StorePath>,
-    queue: Queue,
+    blocks: Blocks,
 }
 
 impl Batch {
@@ -78,7 +82,7 @@ impl Batch {
             ready_listings: 0,
             committing: None,
             announced: HashSet::new(),
-            queue: Queue::new(),
+            blocks: Blocks::new(),
         }
     }
 
@@ -108,10 +112,13 @@ impl Batch {
             Present::Absent(replaces) => replaces,
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let existing = gate.claim_existing(&info).await?;
+        let mut existing = gate.existing_nar(&info).await?;
+        if existing.is_some() && gate.is_going(&info.nar_hash).await? {
+            existing = None;
+        }
         let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes };
         let request = AddressRequest::of_path(&info);
-        let intake = Intake::start(gate.cache.objects(), Some(info.nar_size), request, keep, &self.queue).await?;
+        let intake = Intake::start(gate.cache.objects(), Some(info.nar_size), request, keep, &self.blocks);
         self.announced.insert(info.path.clone());
         Ok(Offer::Wanted(Box::new(Wanted { offered: Offered { info, fingerprint, existing, replaces }, intake })))
     }
@@ -122,7 +129,7 @@ impl Batch {
     /// When the bytes of this or an earlier path are not what they should be, or the store fails.
     pub async fn accept(&mut self, wanted: Wanted) -> Result<(), GateError> {
         let Wanted { offered, intake } = wanted;
-        self.in_flight.push_back((offered, intake.finish()));
+        self.in_flight.push_back((offered, intake.finish().await?));
         while self.in_flight.len() >= IN_FLIGHT {
             self.settle_one().await?;
         }
@@ -146,9 +153,8 @@ impl Batch {
             Present::Absent(replaces) => replaces,
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let existing = self.gate.claim_existing(&info).await?;
-        let facts = existing.as_ref().map(|(facts, _)| facts.clone());
-        let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, facts)?;
+        let existing = self.gate.existing_nar(&info).await?;
+        let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, existing.clone())?;
         self.ready.push(Ready { offered: Offered { info, fingerprint, existing, replaces }, verified, luggage });
         Ok(())
     }
@@ -246,7 +252,7 @@ impl Batch {
             IntakeError::Nar(source) => GateError::Nar { path: store_dir.render_path(&offered.info.path), source },
             IntakeError::Object(error) => error.into(),
         })?;
-        let facts = offered.existing.as_ref().map(|(facts, _)| facts.clone());
+        let facts = offered.existing.clone();
         let (verified, luggage) = Verified::compare(store_dir, offered.info.clone(), hashed, facts)?;
         self.ready_listings += luggage.listing.as_ref().map_or(0, Vec::len);
         self.ready.push(Ready { offered, verified, luggage });
@@ -293,13 +299,10 @@ impl Gate {
         Evidence::weigh(fingerprint.clone(), claims, self.policy().keyring(), now())
     }
 
-    /// Describes the object that has a path's bytes, if there is one, and claims it. Such an object is written only after its
-    /// hash was checked.
-    pub(super) async fn claim_existing(&self, info: &PathInfo) -> Result<Option<(FileFacts, NarClaim)>, GateError> {
-        let Some(claim) = self.claim_nar(&info.nar_hash).await? else {
-            return Ok(None);
-        };
+    /// Describes the object that has a path's bytes, if there is one. Such an object is written only after its hash was
+    /// checked.
+    pub(super) async fn existing_nar(&self, info: &PathInfo) -> Result<Option<FileFacts>, GateError> {
         let size = self.cache.nar_file_size(&info.nar_hash).await?;
-        Ok(size.map(|file_size| (FileFacts { file_hash: None, file_size }, claim)))
+        Ok(size.map(|file_size| FileFacts { file_hash: None, file_size }))
     }
 }

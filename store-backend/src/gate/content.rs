@@ -13,7 +13,7 @@ use verifier::{
     PathInfo, StorePath,
 };
 
-use super::intake::{Intake, IntakeError, Keep, MAX_REFERENCES, Queue, Wanted};
+use super::intake::{Blocks, Demand, Intake, IntakeError, Keep, MAX_REFERENCES};
 use super::{Batch, Gate, GateError, Uploader, now};
 use crate::object::ObjectError;
 use crate::wire::{ByteSource, Reader};
@@ -58,9 +58,9 @@ impl Gate {
         let objects = self.cache.objects();
         let intake = match addition.method {
             ContentAddressMethod::Nar | ContentAddressMethod::Git => {
-                let mut intake = Intake::start(objects, None, Some(request), keep, &Queue::new()).await?;
+                let mut intake = Intake::start(objects, None, Some(request), keep, &Blocks::new());
                 while let Some(chunk) = addition.next_chunk(bytes).await? {
-                    if intake.feed(chunk).await == Wanted::NoMore {
+                    if intake.feed(chunk).await? == Demand::NoMore {
                         break;
                     }
                 }
@@ -76,17 +76,17 @@ impl Gate {
                 }
                 let [before, after] = framing(spool.size);
                 let nar_size = (before.len() + after.len()) as u64 + spool.size;
-                let mut intake = Intake::start(objects, Some(nar_size), Some(request), keep, &Queue::new()).await?;
-                intake.feed(before).await;
+                let mut intake = Intake::start(objects, Some(nar_size), Some(request), keep, &Blocks::new());
+                intake.feed(before).await?;
                 spool.rewind().await?;
                 while let Some(chunk) = spool.pop().await? {
-                    intake.feed(chunk).await;
+                    intake.feed(chunk).await?;
                 }
-                intake.feed(after).await;
+                intake.feed(after).await?;
                 intake
             }
         };
-        let work = intake.finish().await.map_err(ObjectError::from)?;
+        let work = intake.finish().await?.await.map_err(ObjectError::from)?;
         let hashed = work.map_err(|error| match error {
             IntakeError::Nar(source) => GateError::Nar { path: addition.name.clone(), source },
             IntakeError::Object(error) => error.into(),

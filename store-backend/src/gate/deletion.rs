@@ -1,15 +1,13 @@
 //! Deleting named paths. Nothing else is ever deleted: this store has no garbage, only what was admitted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use verifier::{NarHash, StorePath};
 
+use super::announcement::{Announcement, Touched};
 use super::{Gate, GateError};
-use crate::object::{Condition, Draft, Entry, Etag, Key, Object};
-use crate::store::{hash_part_of, listing_key, narinfo_key};
-
-/// Longest narinfo that is kept in mind for putting it back, in bytes.
-const MAX_NARINFO: u64 = 1 << 20;
+use crate::object::{Entry, Etag, Key};
+use crate::store::{hash_part_of, listing_key, nar_key, narinfo_key};
 
 /// What a deletion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,45 +18,45 @@ pub struct Deleted {
     pub bytes_freed: u64,
 }
 
-/// A path whose narinfo is gone and can be put back.
-struct Hidden {
-    path: StorePath,
-    nar_hash: NarHash,
-    narinfo: Object,
-    /// The evidence as it was before: what is written after that belongs to somebody who uploads the path again.
-    evidence: Vec<(Key, Etag)>,
-}
-
 impl Gate {
     /// Deletes paths, with their evidence. A path that is not there is passed over, as in Nix.
     ///
-    /// The narinfos go first: a crash leaves only what nobody can see. Then it is looked once more whether somebody refers to
-    /// them, since another gate may have admitted a referrer meanwhile; if so, they are put back. A NAR stays while anybody
-    /// needs it.
+    /// The narinfos go first: a crash leaves only what nobody can see. A NAR stays while anybody needs it.
     ///
     /// # Errors
-    /// [`GateError::Referred`] when a path that stays refers to one of them; then nothing was deleted.
+    /// [`GateError::Referred`] when a path that stays refers to one of them, [`GateError::Crossed`] when one of them, or
+    /// something that refers to it, is being uploaded; then nothing was deleted.
     pub async fn delete(&self, paths: &[StorePath]) -> Result<Deleted, GateError> {
-        let _alone = self.order.write().await;
-        let doomed: BTreeSet<&StorePath> = paths.iter().collect();
-        self.refuse_referred(&doomed).await?;
-        let hidden = self.hide(&doomed).await?;
-        if let Err(error) = self.refuse_referred(&doomed).await {
-            for Hidden { path, narinfo, .. } in hidden {
-                let draft = Draft::of_bytes(narinfo_key(&path), Condition::Absent, narinfo.bytes);
-                self.cache.objects().publish(vec![draft]).await?;
-            }
-            return Err(error);
+        let mut touched = Touched { paths: paths.iter().cloned().collect(), nars: BTreeSet::new() };
+        for path in &touched.paths {
+            touched.nars.extend(self.cache.narinfo(&hash_part_of(path)).await?.map(|narinfo| narinfo.info.nar_hash));
         }
+        let (announcement, uploaded) = self.announce_deletion(&touched).await?;
+        let deleted = self.delete_announced(&touched, &uploaded, &announcement).await;
+        announcement.withdraw().await?;
+        deleted
+    }
+
+    async fn delete_announced(
+        &self,
+        touched: &Touched,
+        uploaded: &BTreeSet<String>,
+        announcement: &Announcement,
+    ) -> Result<Deleted, GateError> {
+        self.refuse_referred(&touched.paths).await?;
+        announcement.holds()?;
         let mut deleted = Deleted::default();
-        for Hidden { path, nar_hash, evidence, .. } in hidden {
-            self.remove(&listing_key(&path)).await?;
-            for (key, version) in evidence {
-                self.cache.objects().delete(&key, &version).await?;
+        for path in &touched.paths {
+            if self.hide(path, touched).await? {
+                tracing::info!(path = %self.cache.store_dir().render_path(path), "deleted");
+                deleted.paths.insert(path.clone());
             }
-            deleted.bytes_freed += self.delete_nar(&nar_hash, async || self.is_needed(&nar_hash).await).await?;
-            tracing::info!(path = %self.cache.store_dir().render_path(&path), "deleted");
-            deleted.paths.insert(path);
+        }
+        // Whoever announced one of these NARs since waits, so what is visible now is all that needs them.
+        let needed = self.nars_needed_of(&touched.nars).await?;
+        for nar in touched.nars.iter().filter(|nar| !needed.contains(nar) && !uploaded.contains(&nar.to_nix32())) {
+            announcement.holds()?;
+            deleted.bytes_freed += self.remove(&nar_key(nar)).await?;
         }
         Ok(deleted)
     }
@@ -72,20 +70,14 @@ impl Gate {
         }
     }
 
-    /// Withdraws a narinfo that was just published, because something that it rests on is gone.
-    pub(super) async fn withdraw(&self, path: &StorePath) -> Result<(), GateError> {
-        self.remove(&narinfo_key(path)).await?;
-        self.memory.forget(path);
-        Ok(())
-    }
-
     /// Says no if a path that is not to be deleted refers to one that is.
-    async fn refuse_referred(&self, doomed: &BTreeSet<&StorePath>) -> Result<(), GateError> {
+    async fn refuse_referred(&self, doomed: &BTreeSet<StorePath>) -> Result<(), GateError> {
         let _turn = self.whole_store.acquire().await;
+        let by_digest: HashMap<&[u8; 20], &StorePath> = doomed.iter().map(|path| (path.digest(), path)).collect();
         let mut referred = None;
         let look = |known: &super::index::Known| {
             if !doomed.contains(&known.path)
-                && let Some(path) = doomed.iter().find(|path| known.refers_to(path))
+                && let Some(path) = known.references.iter().find_map(|digest| by_digest.get(digest))
             {
                 referred = Some(((*path).clone(), known.path.clone()));
             }
@@ -101,25 +93,27 @@ impl Gate {
         }
     }
 
-    /// Deletes the narinfos of paths, keeping them in mind.
-    async fn hide(&self, doomed: &BTreeSet<&StorePath>) -> Result<Vec<Hidden>, GateError> {
+    /// Deletes a path's narinfo, then its listing and its evidence; says whether there was one.
+    async fn hide(&self, path: &StorePath, touched: &Touched) -> Result<bool, GateError> {
         let objects = self.cache.objects();
-        let mut hidden = Vec::new();
-        for path in doomed {
-            let Some(info) = self.cache.narinfo(&hash_part_of(path)).await?.map(|narinfo| narinfo.info) else {
-                continue;
-            };
-            let Some(narinfo) = objects.get(&narinfo_key(path), MAX_NARINFO).await? else {
-                continue;
-            };
-            let evidence = self.evidence_of(path).await?;
-            let version: &Etag = &narinfo.etag;
-            if info.path == **path && objects.delete(&narinfo_key(path), version).await? {
-                self.memory.forget(path);
-                hidden.push(Hidden { path: (*path).clone(), nar_hash: info.nar_hash, narinfo, evidence });
-            }
+        let Some(narinfo) = self.cache.narinfo(&hash_part_of(path)).await? else {
+            return Ok(false);
+        };
+        // What is written after this was seen belongs to somebody who uploads the path again.
+        let evidence = self.evidence_of(path).await?;
+        if !touched.nars.contains(&narinfo.info.nar_hash) {
+            // It took another's place just now, so nobody was told of its NAR.
+            return Err(GateError::Contended(self.cache.store_dir().render_path(path)));
         }
-        Ok(hidden)
+        if narinfo.info.path != *path || !objects.delete(&narinfo_key(path), &narinfo.etag).await? {
+            return Ok(false);
+        }
+        self.memory.forget(path);
+        self.remove(&listing_key(path)).await?;
+        for (key, version) in evidence {
+            objects.delete(&key, &version).await?;
+        }
+        Ok(true)
     }
 
     async fn evidence_of(&self, path: &StorePath) -> Result<Vec<(Key, Etag)>, GateError> {
@@ -133,11 +127,12 @@ impl Gate {
         Ok(found)
     }
 
-    /// Says whether a visible path has this NAR.
-    async fn is_needed(&self, nar_hash: &NarHash) -> Result<bool, GateError> {
+    /// Returns those of some NARs that visible paths have.
+    async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
         let _turn = self.whole_store.acquire().await;
-        let mut needed = false;
-        self.index.visit(&self.cache, |known| needed |= known.nar_hash == *nar_hash).await?;
+        let mut needed = BTreeSet::new();
+        let look = |known: &super::index::Known| needed.extend(nars.get(&known.nar_hash).copied());
+        self.index.visit(&self.cache, look).await?;
         Ok(needed)
     }
 }

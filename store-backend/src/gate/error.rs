@@ -92,6 +92,9 @@ pub enum GateError {
     /// Too many writers changed one object at once.
     #[error("{0} was changed by others each time it was to be written; try again")]
     Contended(String),
+    /// An upload and a deletion touch the same, and one did not wait any longer for the other.
+    #[error("{0}; try again")]
+    Crossed(String),
     /// Whoever set up this gate gave it a signer's key.
     #[error("the key that countersigns is signer {signer}'s: give the gate a key of its own (nix-quorum key generate)")]
     OwnKeyIsSigner {

@@ -17,7 +17,8 @@ pub(super) struct Known {
     etag: Etag,
     pub(super) path: StorePath,
     pub(super) nar_hash: NarHash,
-    references: Box<[[u8; 20]]>,
+    /// Hash parts.
+    pub(super) references: Box<[[u8; 20]]>,
 }
 
 #[derive(Default)]

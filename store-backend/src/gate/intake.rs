@@ -1,13 +1,15 @@
 //! A NAR on its way in: hashed, parsed, compressed and written at once, in bounded memory.
 //!
-//! A small NAR is gathered and worked on in one go, so that several can be in the works while the next arrives. A large one
-//! flows: one thread hashes and parses, another compresses and writes, and the reader of the socket feeds both.
+//! It is gathered in blocks. Each block becomes a zstd frame of its own, so that several are compressed at once, whoever's
+//! they are: a large NAR's one after the other, or those of small NARs, while the next arrive. Of a NAR of many blocks one
+//! thread hashes and parses, and the frames are written in their order; one that ends in its first block is worked on in one
+//! go. Frames behind each other are what zstd calls a file of many frames, which every reader of its format takes.
 
 use std::cell::RefCell;
-use std::io::{self, Cursor, Read, Write};
-use std::sync::Arc;
+use std::io::{self, Cursor, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -19,23 +21,19 @@ use crate::store::FileFacts;
 /// Most references of one path: with more, its narinfo would pass the megabyte that readers take.
 pub const MAX_REFERENCES: usize = 10_000;
 
-/// Up to this size, in bytes, a NAR is gathered before it is worked on.
-const SMALL: u64 = 512 << 10;
+/// Bytes of a NAR that become one frame. Each frame starts without what was before it, which costs 0.8 % of the compressed
+/// size at 4 MiB and 1.2 % at 2 MiB; in return zstd sees its input whole, which makes it a tenth faster.
+const BLOCK: usize = 4 << 20;
 
-/// Bytes of one upload that may wait for its threads, so that the next NAR arrives while the last is compressed.
-const QUEUED: usize = 6 << 20;
+/// Bytes of one upload's blocks that are filled, hashed, compressed or written at a time. Their frames take as much again.
+const BLOCKS: usize = 4 * BLOCK;
 
-/// The unit in which they are counted, in bytes.
-const QUEUE_UNIT: usize = 1 << 10;
-
-/// Chunks that may wait for one thread. What bounds memory is [`QUEUED`]; this only keeps tiny chunks from adding up.
-const WAITING: usize = 4096;
+/// From how many bytes on a block takes a whole one's place and memory, which is used again: what the system hands out anew
+/// it has to clear first.
+const REUSED_FROM: usize = 1 << 20;
 
 /// zstd's level: its default, and Nix's.
 const LEVEL: i32 = 3;
-
-/// Bytes of output that are gathered before they are written to a file.
-const WRITE_BLOCK: usize = 128 << 10;
 
 /// Whether the bytes are kept or only looked at, because the store has them or would refuse them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +51,6 @@ pub(super) struct Hashed {
 /// Compressed bytes that wait to be published, and what there is to say of them.
 type Stored = (Box<dyn Upload>, FileFacts);
 
-/// The thread that compresses a large NAR.
-type Compressing = JoinHandle<Result<Stored, ObjectError>>;
-
 /// Why an intake failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IntakeError {
@@ -65,187 +60,244 @@ pub(super) enum IntakeError {
     Object(#[from] ObjectError),
 }
 
-/// Room for bytes that wait for their threads, shared by the NARs of one upload.
+/// Room for the blocks of one upload, all of its NARs together.
 #[derive(Clone)]
-pub(super) struct Queue(Arc<Semaphore>);
+pub(super) struct Blocks {
+    free: Arc<Semaphore>,
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+}
 
-impl Queue {
+impl Blocks {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(QUEUED / QUEUE_UNIT)))
+        Self { free: Arc::new(Semaphore::new(BLOCKS)), spare: Arc::default() }
     }
 
-    /// Waits until there is room for a chunk.
-    async fn place(&self, chunk: Bytes) -> Queued {
-        let units = chunk.len().div_ceil(QUEUE_UNIT).min(QUEUED / QUEUE_UNIT);
-        let place = self.0.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await.ok();
-        Queued { chunk, _place: Arc::new(place) }
+    /// Waits until there is room for a block of so many bytes, at most [`BLOCK`].
+    async fn take(&self, size: usize) -> Block {
+        let place = if size < REUSED_FROM { size } else { BLOCK };
+        let place = self.free.clone().acquire_many_owned(u32::try_from(place).unwrap_or(u32::MAX)).await.ok();
+        Block { buffer: self.buffer(size), _place: place }
+    }
+
+    fn buffer(&self, size: usize) -> Buffer {
+        let reused = (size >= REUSED_FROM).then(|| self.spare().pop()).flatten();
+        let mut bytes = reused.unwrap_or_default();
+        bytes.reserve_exact(size);
+        Buffer { bytes, blocks: self.clone() }
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A chunk that waits for its threads. The room it takes is free again when both are done with it.
-#[derive(Clone)]
-struct Queued {
-    chunk: Bytes,
-    _place: Arc<Option<OwnedSemaphorePermit>>,
+/// The memory of a block or a frame.
+struct Buffer {
+    bytes: Vec<u8>,
+    blocks: Blocks,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.bytes.capacity() >= REUSED_FROM {
+            let mut bytes = std::mem::take(&mut self.bytes);
+            bytes.clear();
+            self.blocks.spare().push(bytes);
+        }
+    }
+}
+
+/// A part of a NAR. Another one may take its place when it is dropped.
+struct Block {
+    buffer: Buffer,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// A block's frame. It holds on to its block until it is written, which bounds the frames that wait.
+struct Frame {
+    buffer: Buffer,
+    _block: Arc<Block>,
 }
 
 /// A NAR that is being taken in. Dropped, it leaves nothing behind.
 pub(super) struct Intake {
-    feed: Feed,
-    queue: Queue,
+    objects: Arc<dyn ObjectStore>,
+    /// Bytes that are still to come; none where only the end will tell.
+    left: Option<u64>,
+    request: Option<AddressRequest>,
+    keep: Keep,
+    blocks: Blocks,
+    filling: Option<Block>,
+    flow: Option<Flow>,
 }
 
-enum Feed {
-    Small {
-        /// Copied together: a chunk of one byte would hold on to the block that it was read into.
-        nar: Vec<u8>,
-        objects: Arc<dyn ObjectStore>,
-        request: Option<AddressRequest>,
-        keep: Keep,
-    },
-    Large {
-        to_digest: mpsc::Sender<Queued>,
-        digest: JoinHandle<Result<NarDigest, NarError>>,
-        compression: Option<(mpsc::Sender<Queued>, Compressing)>,
-    },
+/// The way of a NAR's blocks, once it has more than one.
+struct Flow {
+    to_digest: mpsc::Sender<Arc<Block>>,
+    digest: JoinHandle<Result<NarDigest, NarError>>,
+    storage: Option<Storage>,
+}
+
+/// Where the frames go: in the order of their blocks, each as soon as it is made.
+struct Storage {
+    to_write: mpsc::Sender<JoinHandle<Result<Frame, ObjectError>>>,
+    written: JoinHandle<Result<Stored, ObjectError>>,
 }
 
 impl Intake {
     /// Starts to take in a NAR of `size` bytes; none where only its end will tell.
-    pub(super) async fn start(
+    pub(super) fn start(
         objects: &Arc<dyn ObjectStore>,
         size: Option<u64>,
         request: Option<AddressRequest>,
         keep: Keep,
-        queue: &Queue,
-    ) -> Result<Self, ObjectError> {
-        let queue = queue.clone();
-        if size.is_some_and(|size| size <= SMALL) {
-            let objects = objects.clone();
-            return Ok(Self { feed: Feed::Small { nar: Vec::new(), objects, request, keep }, queue });
-        }
-        let (to_digest, chunks) = mpsc::channel(WAITING);
-        let digest = spawn_blocking(move || digest_nar(Chunks::new(chunks), request.as_ref()));
-        let compression = match keep {
-            Keep::Nothing => None,
-            Keep::Bytes => {
-                let upload = objects.upload().await?;
-                let (to_compress, chunks) = mpsc::channel(WAITING);
-                let handle = spawn_blocking(move || compress_stream(Chunks::new(chunks), size, upload));
-                Some((to_compress, handle))
-            }
-        };
-        Ok(Self { feed: Feed::Large { to_digest, digest, compression }, queue })
+        blocks: &Blocks,
+    ) -> Self {
+        let (objects, blocks) = (objects.clone(), blocks.clone());
+        Self { objects, left: size, request, keep, blocks, filling: None, flow: None }
     }
 
     /// Takes in the next bytes. When it says that nobody wants more, [`Intake::finish`] says why.
-    pub(super) async fn feed(&mut self, chunk: Bytes) -> Wanted {
-        match &mut self.feed {
-            Feed::Small { nar, .. } => nar.extend_from_slice(&chunk),
-            Feed::Large { to_digest, compression, .. } => {
-                let chunk = self.queue.place(chunk).await;
-                if let Some((to_compress, _)) = compression
-                    && to_compress.send(chunk.clone()).await.is_err()
-                {
-                    return Wanted::NoMore;
-                }
-                if to_digest.send(chunk).await.is_err() {
-                    return Wanted::NoMore;
-                }
+    pub(super) async fn feed(&mut self, chunk: Bytes) -> Result<Demand, ObjectError> {
+        let mut rest = &chunk[..];
+        while !rest.is_empty() {
+            if self.filling.as_ref().is_some_and(|block| block.buffer.bytes.len() == BLOCK)
+                && self.push_block().await? == Demand::NoMore
+            {
+                return Ok(Demand::NoMore);
+            }
+            let left = self.left.map_or(BLOCK, |left| usize::try_from(left).unwrap_or(BLOCK).min(BLOCK));
+            let block = match &mut self.filling {
+                Some(block) => block,
+                none => none.insert(self.blocks.take(left).await),
+            };
+            let bytes = &mut block.buffer.bytes;
+            let (now, later) = rest.split_at(rest.len().min(BLOCK - bytes.len()));
+            bytes.extend_from_slice(now);
+            self.left = self.left.map(|left| left.saturating_sub(now.len() as u64));
+            rest = later;
+        }
+        Ok(Demand::More)
+    }
+
+    /// Sends a block on its way.
+    async fn push_block(&mut self) -> Result<Demand, ObjectError> {
+        let Some(block) = self.filling.take().map(Arc::new) else {
+            return Ok(Demand::More);
+        };
+        let flow = match &mut self.flow {
+            Some(flow) => flow,
+            none => none.insert(Flow::start(&*self.objects, self.request.take(), self.keep).await?),
+        };
+        if let Some(storage) = &flow.storage {
+            let block = block.clone();
+            let frame = spawn_blocking(move || compress(block));
+            if storage.to_write.send(frame).await.is_err() {
+                return Ok(Demand::NoMore);
             }
         }
-        Wanted::More
+        Ok(if flow.to_digest.send(block).await.is_ok() { Demand::More } else { Demand::NoMore })
     }
 
     /// Says that all bytes came. The work goes on by itself; its outcome is what the handle yields.
-    pub(super) fn finish(self) -> JoinHandle<Result<Hashed, IntakeError>> {
-        match self.feed {
-            Feed::Small { nar, objects, request, keep } => tokio::spawn(async move {
-                let upload = match keep {
-                    Keep::Bytes => Some(objects.upload().await?),
-                    Keep::Nothing => None,
-                };
-                let work = spawn_blocking(move || small(&nar, request.as_ref(), upload));
-                work.await.map_err(ObjectError::from)?
-            }),
-            Feed::Large { to_digest, digest, compression } => tokio::spawn(async move {
-                drop(to_digest);
-                let stored = match compression {
-                    None => None,
-                    Some((to_compress, handle)) => {
-                        drop(to_compress);
-                        Some(handle)
-                    }
-                };
-                let digest = digest.await.map_err(ObjectError::from)??;
-                let stored = match stored {
-                    None => None,
-                    Some(handle) => Some(handle.await.map_err(ObjectError::from)??),
-                };
-                Ok(Hashed { digest, stored })
-            }),
+    pub(super) async fn finish(mut self) -> Result<JoinHandle<Result<Hashed, IntakeError>>, ObjectError> {
+        if self.flow.is_some() {
+            let _told_by_the_outcome = self.push_block().await?;
         }
+        let Some(Flow { to_digest, digest, storage }) = self.flow else {
+            let upload = match self.keep {
+                Keep::Bytes => Some(self.objects.upload().await?),
+                Keep::Nothing => None,
+            };
+            let (nar, request) = (self.filling, self.request);
+            return Ok(spawn_blocking(move || in_one_go(nar, request.as_ref(), upload)));
+        };
+        drop(to_digest);
+        let written = storage.map(|storage| storage.written);
+        Ok(tokio::spawn(async move {
+            let digest = digest.await.map_err(ObjectError::from)??;
+            let stored = match written {
+                None => None,
+                Some(written) => Some(written.await.map_err(ObjectError::from)??),
+            };
+            Ok(Hashed { digest, stored })
+        }))
+    }
+}
+
+impl Flow {
+    async fn start(
+        objects: &dyn ObjectStore,
+        request: Option<AddressRequest>,
+        keep: Keep,
+    ) -> Result<Self, ObjectError> {
+        // What bounds the blocks that wait is how many there are.
+        let (to_digest, blocks) = mpsc::channel(BLOCKS);
+        let digest = spawn_blocking(move || digest_nar(Arriving { blocks, now: None }, request.as_ref()));
+        let storage = match keep {
+            Keep::Nothing => None,
+            Keep::Bytes => {
+                let upload = objects.upload().await?;
+                let (to_write, frames) = mpsc::channel(BLOCKS);
+                Some(Storage { to_write, written: tokio::spawn(write_frames(frames, Sink::new(upload))) })
+            }
+        };
+        Ok(Self { to_digest, digest, storage })
     }
 }
 
 /// Whether more bytes are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub(super) enum Demand {
     More,
     NoMore,
 }
 
-fn small(nar: &[u8], request: Option<&AddressRequest>, upload: Option<Box<dyn Upload>>) -> Result<Hashed, IntakeError> {
+/// Works on a NAR that came in one block, or had no byte at all.
+fn in_one_go(
+    nar: Option<Block>,
+    request: Option<&AddressRequest>,
+    upload: Option<Box<dyn Upload>>,
+) -> Result<Hashed, IntakeError> {
+    let digest = digest_nar(Cursor::new(nar.as_ref().map_or(&[][..], |block| &block.buffer.bytes)), request)?;
+    let (Some(block), Some(upload)) = (nar, upload) else {
+        return Ok(Hashed { digest, stored: None });
+    };
+    let mut sink = Sink::new(upload);
+    sink.write(&compress(Arc::new(block))?)?;
+    Ok(Hashed { digest, stored: Some(sink.finish()?) })
+}
+
+/// Compresses a block.
+fn compress(block: Arc<Block>) -> Result<Frame, ObjectError> {
     thread_local! {
         /// Making a compressor costs more than compressing 100 KB with it.
         static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
     }
-    let digest = digest_nar(Cursor::new(nar), request)?;
-    let Some(mut upload) = upload else {
-        return Ok(Hashed { digest, stored: None });
-    };
-    let compressed = COMPRESSOR.with_borrow_mut(|compressor| {
-        if compressor.is_none() {
-            *compressor = Some(zstd::bulk::Compressor::new(LEVEL)?);
-        }
-        compressor.as_mut().map_or_else(|| Ok(Vec::new()), |compressor| compressor.compress(nar))
+    let bytes = &block.buffer.bytes;
+    let mut frame = block.buffer.blocks.buffer(zstd::zstd_safe::compress_bound(bytes.len()));
+    let compressed = COMPRESSOR.with_borrow_mut(|kept| {
+        let compressor = match kept {
+            Some(compressor) => compressor,
+            none => none.insert(zstd::bulk::Compressor::new(LEVEL)?),
+        };
+        compressor.compress_to_buffer(&bytes[..], &mut frame.bytes)
     });
-    let compressed = compressed.map_err(compression_failed)?;
-    upload.write(&compressed)?;
-    upload.finish()?;
-    let facts = facts(Sha256::digest(&compressed).into(), compressed.len() as u64);
-    Ok(Hashed { digest, stored: Some((upload, facts)) })
+    compressed.map_err(|source| ObjectError::Io { action: "compress", place: "a NAR".into(), source })?;
+    Ok(Frame { buffer: frame, _block: block })
 }
 
-fn compress_stream(mut nar: Chunks, size: Option<u64>, upload: Box<dyn Upload>) -> Result<Stored, ObjectError> {
-    let out = io::BufWriter::with_capacity(WRITE_BLOCK, Sink { upload, sha256: Sha256::new(), size: 0, failed: None });
-    let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL).map_err(compression_failed)?;
-    encoder.set_pledged_src_size(size).map_err(compression_failed)?;
-    while let Some(chunk) = nar.next() {
-        if let Err(error) = encoder.write_all(&chunk.chunk) {
-            return Err(sink_error(encoder.get_mut().get_mut(), error));
-        }
+/// Writes frames in the order in which their blocks came.
+async fn write_frames(
+    mut frames: mpsc::Receiver<JoinHandle<Result<Frame, ObjectError>>>,
+    mut sink: Sink,
+) -> Result<Stored, ObjectError> {
+    while let Some(frame) = frames.recv().await {
+        let frame = frame.await??;
+        let written = spawn_blocking(move || sink.write(&frame).map(|()| sink));
+        sink = written.await??;
     }
-    let mut out = encoder.finish().map_err(compression_failed)?;
-    if let Err(error) = out.flush() {
-        return Err(sink_error(out.get_mut(), error));
-    }
-    let mut sink = out.into_inner().map_err(|error| compression_failed(error.into_error()))?;
-    sink.upload.finish()?;
-    Ok((sink.upload, facts(sink.sha256.finalize().into(), sink.size)))
-}
-
-fn facts(sha256: [u8; 32], file_size: u64) -> FileFacts {
-    FileFacts { file_hash: Some(NarHash::from_sha256(sha256).to_string()), file_size }
-}
-
-fn compression_failed(source: io::Error) -> ObjectError {
-    ObjectError::Io { action: "compress", place: "a NAR".into(), source }
-}
-
-/// The upload's own error, where it was the upload that failed.
-fn sink_error(sink: &mut Sink, error: io::Error) -> ObjectError {
-    sink.failed.take().unwrap_or_else(|| compression_failed(error))
+    spawn_blocking(move || sink.finish()).await?
 }
 
 /// Hashes and counts compressed bytes on their way to the store.
@@ -253,53 +305,52 @@ struct Sink {
     upload: Box<dyn Upload>,
     sha256: Sha256,
     size: u64,
-    failed: Option<ObjectError>,
 }
 
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Err(error) = self.upload.write(bytes) {
-            let shown = io::Error::other(error.to_string());
-            self.failed = Some(error);
-            return Err(shown);
-        }
+impl Sink {
+    fn new(upload: Box<dyn Upload>) -> Self {
+        Self { upload, sha256: Sha256::new(), size: 0 }
+    }
+
+    fn write(&mut self, frame: &Frame) -> Result<(), ObjectError> {
+        let bytes = &frame.buffer.bytes;
+        self.upload.write(bytes)?;
         self.sha256.update(bytes);
         self.size += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
 
-/// Chunks from a channel, for a thread that may block.
-struct Chunks {
-    chunks: mpsc::Receiver<Queued>,
-    pending: Option<Queued>,
-}
-
-impl Chunks {
-    fn new(chunks: mpsc::Receiver<Queued>) -> Self {
-        Self { chunks, pending: None }
-    }
-
-    fn next(&mut self) -> Option<Queued> {
-        self.chunks.blocking_recv()
+    fn finish(mut self) -> Result<Stored, ObjectError> {
+        self.upload.finish()?;
+        let file_hash = Some(NarHash::from_sha256(self.sha256.finalize().into()).to_string());
+        Ok((self.upload, FileFacts { file_hash, file_size: self.size }))
     }
 }
 
-impl Read for Chunks {
+/// Blocks as they arrive, for a thread that may wait for them.
+struct Arriving {
+    blocks: mpsc::Receiver<Arc<Block>>,
+    /// The one that is being read, and how far.
+    now: Option<(Arc<Block>, usize)>,
+}
+
+impl Read for Arriving {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            if let Some(pending) = self.pending.as_mut().filter(|pending| !pending.chunk.is_empty()) {
-                let count = buffer.len().min(pending.chunk.len());
-                pending.chunk.copy_to_slice(&mut buffer[..count]);
-                return Ok(count);
+            if let Some((block, read)) = &mut self.now {
+                let rest = &block.buffer.bytes[*read..];
+                if !rest.is_empty() {
+                    let count = buffer.len().min(rest.len());
+                    buffer[..count].copy_from_slice(&rest[..count]);
+                    *read += count;
+                    return Ok(count);
+                }
             }
-            self.pending = self.next();
-            if self.pending.is_none() {
-                return Ok(0);
+            // The last one is given back before the next is waited for.
+            self.now = None;
+            match self.blocks.blocking_recv() {
+                Some(block) => self.now = Some((block, 0)),
+                None => return Ok(0),
             }
         }
     }

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use verifier::StorePath;
 
 use super::{Gate, GateError};
-use crate::object::{Condition, Content, Draft, ObjectError, Put, Upload};
+use crate::object::{Condition, Draft, ObjectError, Put, Upload};
 use crate::store::log_key;
 use crate::wire::{ByteSource, Reader};
 
@@ -48,7 +48,7 @@ impl Gate {
             Some(earlier) => Condition::Matches(earlier.etag),
             None => Condition::Absent,
         };
-        let put = objects.publish(vec![Draft { key, condition, content: Content::Upload(upload) }]).await?;
+        let put = objects.publish(vec![Draft::of_upload(key, condition, upload)]).await?;
         match put.first() {
             Some(Put::Stored(_)) => Ok(()),
             _ => Err(GateError::Contended(format!("the log of {rendered}"))),

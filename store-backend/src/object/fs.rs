@@ -20,7 +20,8 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use super::{
-    Condition, Content, Draft, Entry, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload,
+    Condition, Content, Draft, Durability, Entry, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put,
+    Upload,
 };
 use crate::nonce::nonce;
 
@@ -129,7 +130,8 @@ impl Directory {
     }
 
     fn publish_blocking(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
-        let many = drafts.len() >= SYNC_ALL_FROM;
+        let durable = drafts.iter().filter(|draft| draft.durability == Durability::Durable).count();
+        let many = durable >= SYNC_ALL_FROM;
         let mut staged = Vec::with_capacity(drafts.len());
         for draft in drafts {
             let mut file = match draft.content {
@@ -142,20 +144,24 @@ impl Directory {
                     io_error("publish", self.path(&draft.key))(io::Error::other("the upload is another store's"))
                 })?,
             };
-            if !many {
+            if draft.durability == Durability::Durable && !many {
                 file.sync()?;
             }
             file.file = None;
-            staged.push((draft.key, draft.condition, file));
+            staged.push((draft.key, draft.condition, draft.durability, file));
         }
         if many {
             self.sync_all()?;
         }
         let mut puts = Vec::with_capacity(staged.len());
-        let mut folders = std::collections::BTreeSet::new();
-        for (key, condition, mut file) in staged {
+        // In the order in which they get their first new name, so that they also become durable in the order of the drafts.
+        let mut folders = Vec::new();
+        for (key, condition, durability, mut file) in staged {
             let target = self.path(&key);
-            self.make_folder_of(&target, &mut folders)?;
+            let changed = self.make_folder_of(&target)?;
+            if durability == Durability::Durable {
+                folders.extend(changed.into_iter().filter(|folder| !folders.contains(folder)).collect::<Vec<_>>());
+            }
             puts.push(self.name(&key, condition, &mut file, &target)?);
         }
         if many {
@@ -193,20 +199,16 @@ impl Directory {
         }
     }
 
-    fn make_folder_of(
-        &self,
-        target: &Path,
-        folders: &mut std::collections::BTreeSet<PathBuf>,
-    ) -> Result<(), ObjectError> {
+    /// Makes the folder that a file is to be in, where there is none; returns the folders that change with the file.
+    fn make_folder_of(&self, target: &Path) -> Result<Vec<PathBuf>, ObjectError> {
         let folder = target.parent().unwrap_or(&self.root);
-        if !folders.contains(folder) && !folder.is_dir() {
+        let mut changed = vec![folder.to_owned()];
+        if !folder.is_dir() {
             fs::create_dir_all(folder).map_err(io_error("create", folder))?;
-            for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(&*self.root)) {
-                folders.insert(above.to_owned());
-            }
+            let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(&*self.root));
+            changed.extend(above.map(Path::to_owned));
         }
-        folders.insert(folder.to_owned());
-        Ok(())
+        Ok(changed)
     }
 
     /// Takes the lock that a key has; it is given back when the file is dropped. The lock of a process that dies is free.

@@ -11,10 +11,10 @@ use verifier::{
 use super::reading::NarFile;
 use super::record::{Record, RecordError};
 use crate::client::ClientError;
-use crate::object::{Condition, Draft, Etag, Key, ObjectError, ObjectStore};
+use crate::object::{Condition, Draft, Etag, Key, Object, ObjectError, ObjectStore};
 
 /// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
-const MAX_NARINFO: u64 = 1 << 20;
+pub(crate) const MAX_NARINFO: u64 = 1 << 20;
 
 /// Longest evidence object that is read, in bytes: its references, and some hundred signatures.
 const MAX_RECORD: u64 = 4 << 20;
@@ -165,7 +165,15 @@ impl BinaryCache {
         let Some(object) = self.objects.get(&key, MAX_NARINFO).await? else {
             return Ok(None);
         };
-        let damaged = |why: String| StoreError::Narinfo { key: key.clone(), why };
+        self.parse_narinfo(hash_part, &object).map(Some)
+    }
+
+    /// Parses a narinfo that was read under a hash part.
+    ///
+    /// # Errors
+    /// When it is damaged, or is about another hash part.
+    pub(crate) fn parse_narinfo(&self, hash_part: &str, object: &Object) -> Result<Narinfo, StoreError> {
+        let damaged = |why: String| StoreError::Narinfo { key: key(format!("{hash_part}.narinfo")), why };
         let parsed = NarInfo::parse_in(&self.store_dir, &object.bytes).map_err(|error| damaged(error.to_string()))?;
         let NixHash::Sha256(nar_hash) = parsed.nar_hash() else {
             return Err(damaged(format!("NarHash is {}, not a SHA-256", parsed.nar_hash().algorithm())));
@@ -185,7 +193,7 @@ impl BinaryCache {
             return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
         }
         let file = NarFile { url: parsed.url().to_owned(), compression: parsed.compression().clone() };
-        Ok(Some(Narinfo { info, file, etag: object.etag }))
+        Ok(Narinfo { info, file, etag: object.etag.clone() })
     }
 
     /// Reads the evidence object of a path's fingerprint; none if there is none.

@@ -122,6 +122,17 @@ impl Record {
         Self { info, state, nar, signatures: Vec::new(), countersignatures: BTreeSet::new() }
     }
 
+    /// Takes over what another reading of the same bytes has shown. The content address is no part of the fingerprint, so one
+    /// uploader may state it and another not: what was proven of these bytes stays proven.
+    pub fn read_again(&mut self, info: &PathInfo, nar: NarRecord) {
+        let before = std::mem::replace(&mut self.nar, nar);
+        if self.nar.address == AddressProof::None {
+            self.nar.address = before.address;
+        } else {
+            self.info.content_address.clone_from(&info.content_address);
+        }
+    }
+
     /// Returns the path info, as a client is told it.
     #[must_use]
     pub fn info(&self) -> &PathInfo {
