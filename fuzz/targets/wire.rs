@@ -7,8 +7,9 @@ use gauge::{Endless, Pieces, in_proportion, rarely, run, within};
 use libfuzzer_sys::fuzz_target;
 use store_backend::protocol::RawPathInfo;
 use store_backend::wire::{
-    ByteSource, FrameWriter, Frames, Message, Reader, SocketSource, StringLimit, WireError, Writer,
+    ByteSource, FrameWriter, Frames, Message, Pumped, Reader, SocketSource, StringLimit, WireError, Writer,
 };
+use tokio::sync::mpsc;
 
 /// Most bytes of memory that reading one thing from a peer who never stops may take: six times a request's budget.
 /// Bytes that are not UTF-8 triple when they are shown; the lists that hold strings grow by doubling.
@@ -134,7 +135,6 @@ async fn frames<S: ByteSource>(reader: &mut Reader<S>, seen: &mut Vec<Seen>) -> 
         all.extend_from_slice(&piece);
     }
     assert!(frames.chunk().await?.is_empty(), "a framed stream ends once");
-    frames.drain().await?;
     seen.push(Seen::Bytes(all));
     seen.push(Seen::Bytes(taken(reader, u64::MAX).await?));
     Ok(())
@@ -143,12 +143,16 @@ async fn frames<S: ByteSource>(reader: &mut Reader<S>, seen: &mut Vec<Seen>) -> 
 /// Reads values from a framed stream, gives up at the first that is none, and goes on behind the stream's end.
 async fn framed_values<S: ByteSource>(reader: &mut Reader<S>, seen: &mut Vec<Seen>) -> Result<(), WireError> {
     let mut frames = Frames::new(reader);
-    let mut within = Reader::new(&mut frames);
-    let outcome = Box::pin(values(&mut within, seen)).await;
+    let (to, pumped) = mpsc::channel(2);
+    let values = async {
+        let mut within = Reader::new(Pumped::new(pumped));
+        Box::pin(values(&mut within, seen)).await
+    };
+    let (outcome, pumped) = tokio::join!(values, frames.pump(to));
     if let Err(error) = outcome {
         seen.push(Seen::Failed(error.to_string()));
     }
-    frames.drain().await?;
+    pumped?;
     seen.push(Seen::Bytes(taken(reader, u64::MAX).await?));
     Ok(())
 }

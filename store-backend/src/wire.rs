@@ -7,7 +7,7 @@ mod stderr;
 mod writer;
 
 pub use error::WireError;
-pub use frames::{FrameWriter, Frames};
+pub use frames::{FrameWriter, Frames, Pumped};
 pub use reader::{ByteSource, Reader, SocketSource, StringLimit};
 pub use stderr::{ActivityKind, ErrorMessage, Field, Message, Verbosity};
 pub use writer::Writer;

@@ -11,7 +11,7 @@ use super::OperationError;
 use super::session::{Peer, Session};
 use crate::gate::{Batch, ContentAddition, Gate, GateError, Offer};
 use crate::protocol::{RawPathInfo, Request, Trust, write_path_info};
-use crate::wire::{ByteSource, Frames, Message, Reader, WireError, Writer};
+use crate::wire::{ByteSource, Message, Pumped, Reader, WireError, Writer};
 
 /// What is sent after a framed operation has succeeded.
 pub(super) enum Answer {
@@ -31,11 +31,11 @@ impl Answer {
 }
 
 /// Carries out an operation whose content comes in frames. The caller reads on to their end, whatever comes of it.
-pub(super) async fn take_in<S: ByteSource>(
+pub(super) async fn take_in(
     gate: &Arc<Gate>,
     peer: &Peer,
     request: Request,
-    frames: &mut Frames<'_, S>,
+    frames: Pumped,
 ) -> Result<Answer, OperationError> {
     let mut stream = Reader::new(frames);
     match request {
@@ -86,7 +86,9 @@ async fn take_paths<S: ByteSource>(
     batch: &mut Batch,
     stream: &mut Reader<S>,
 ) -> Result<(), OperationError> {
-    for _ in 0..stream.u64().await? {
+    let count = stream.u64().await?;
+    batch.expect(count);
+    for _ in 0..count {
         stream.renew_budget();
         let info = RawPathInfo::read(stream).await?.parse(gate.cache().store_dir())?;
         take_path(batch, info, stream).await?;

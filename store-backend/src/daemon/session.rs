@@ -1,18 +1,24 @@
 //! One client's session: a greeting, then one operation after another.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use verifier::{StoreDir, StorePath};
 
 use super::{DAEMON_VERSION, OperationError, ServeError};
 use crate::gate::{Gate, Uploader};
 use crate::protocol::{Greeting, Operation, ProtocolVersion, Request, Trust, greet_client};
-use crate::wire::{ErrorMessage, Frames, Message, Reader, SocketSource, WireError, Writer};
+use crate::wire::{ErrorMessage, Frames, Message, Pumped, Reader, SocketSource, WireError, Writer};
 
 /// How long a client may send nothing in the middle of a request. Between requests it may wait as long as it likes.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Chunks of an upload that are read before they are asked for, so that the client can go on sending while a path is judged or
+/// waits for its turn. They have 128 KiB at the most.
+const AHEAD: usize = 32;
 
 /// How long the greeting may take in all.
 const GREETING: Duration = Duration::from_secs(30);
@@ -108,19 +114,40 @@ where
             return self.answer(request?).await;
         }
         let mut frames = Frames::new(&mut self.reader);
+        let (ahead, pumped) = mpsc::channel(AHEAD);
+        let mut pump = pin!(frames.pump(ahead));
+        let mut read = None;
         let outcome = match request {
-            Err(error) => Err(error.into()),
-            Ok(request) => match super::add::take_in(&self.gate, &self.peer, request, &mut frames).await {
-                // What the frames hold breaks the wire's rules, the frames do not: the session need not end.
-                Err(OperationError::Fatal(error)) if frames.is_in_step() => {
-                    Err(OperationError::Reply(error.to_string()))
+            Err(error) => {
+                drop(pumped);
+                Err(error.into())
+            }
+            Ok(request) => {
+                let mut work = pin!(super::add::take_in(&self.gate, &self.peer, request, Pumped::new(pumped)));
+                let outcome = tokio::select! {
+                    biased;
+                    outcome = &mut work => outcome,
+                    end = &mut pump => {
+                        // Where the frames broke off, what came whole before that is kept.
+                        read = Some(end);
+                        work.await
+                    }
+                };
+                match outcome {
+                    // What the frames hold breaks the wire's rules, the frames do not: the session need not end.
+                    Err(OperationError::Fatal(error)) => Err(OperationError::Reply(error.to_string())),
+                    outcome => outcome,
                 }
-                outcome => outcome,
-            },
+            }
         };
+        if let Some(Err(error)) = read {
+            return Err(error.into());
+        }
         match outcome {
             Ok(answer) => {
-                frames.drain().await?;
+                if read.is_none() {
+                    pump.await?;
+                }
                 Message::Last.write(&mut self.writer);
                 answer.write(&mut self.writer, &store_dir);
                 Ok(())
@@ -131,7 +158,9 @@ where
                 Message::Error(ErrorMessage::new(why.clone())).write(&mut self.writer);
                 self.writer.flush().await?;
                 tracing::info!(%operation, why, by = self.peer.uploader.0, "refused");
-                frames.drain().await?;
+                if read.is_none() {
+                    pump.await?;
+                }
                 Ok(())
             }
             Err(fatal) => Err(fatal),

@@ -17,11 +17,15 @@ use crate::object::{Etag, ObjectError};
 use crate::store::{FileFacts, Record};
 
 /// Paths whose bytes are in the works at once: while some are compressed, the next arrives.
-const IN_FLIGHT: usize = 16;
+const IN_FLIGHT: usize = 8;
 
 /// From how many paths on a batch starts to become visible, if the one before is. They share their syncs of the disk while the
 /// next arrive: the slower the disk, the more paths share one.
 const BATCH: usize = 32;
+
+/// From how many paths on when these are nearly the last: what is left to do when the last bytes have come, the uploader waits
+/// for.
+const BATCH_LAST: usize = 8;
 
 /// At how many paths it waits for the one before.
 const BATCH_MOST: usize = 256;
@@ -67,6 +71,8 @@ pub struct Batch {
     ready_listings: usize,
     committing: Option<JoinHandle<Result<(), GateError>>>,
     announced: HashSet<StorePath>,
+    /// How many paths are still to be offered, as far as the uploader has said.
+    expected: Option<u64>,
     blocks: Blocks,
 }
 
@@ -82,8 +88,14 @@ impl Batch {
             ready_listings: 0,
             committing: None,
             announced: HashSet::new(),
+            expected: None,
             blocks: Blocks::new(),
         }
+    }
+
+    /// Says how many paths will be offered. It decides nothing but when they become visible.
+    pub fn expect(&mut self, paths: u64) {
+        self.expected = Some(paths);
     }
 
     /// Offers a path, before its bytes: a refusal costs nobody more than its path info.
@@ -91,6 +103,7 @@ impl Batch {
     /// # Errors
     /// [`GateError::Refused`] with what is missing, or another reason why the path cannot be taken.
     pub async fn offer(&mut self, info: PathInfo) -> Result<Offer, GateError> {
+        self.expected = self.expected.map(|paths| paths.saturating_sub(1));
         let gate = self.gate.clone();
         let store_dir = gate.cache.store_dir();
         let rendered = store_dir.render_path(&info.path);
@@ -135,7 +148,8 @@ impl Batch {
         }
         let idle = self.committing.as_ref().is_none_or(JoinHandle::is_finished);
         let full = self.ready.len() >= BATCH_MOST || self.ready_listings >= BATCH_LISTINGS;
-        if full || (idle && self.ready.len() >= BATCH) {
+        let enough = if self.expected.is_some_and(|paths| paths < BATCH as u64) { BATCH_LAST } else { BATCH };
+        if full || (idle && self.ready.len() >= enough) {
             self.commit().await?;
         }
         Ok(())

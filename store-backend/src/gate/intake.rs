@@ -5,15 +5,17 @@
 //! thread hashes and parses, and the frames are written in their order; one that ends in its first block is worked on in one
 //! go. Frames behind each other are what zstd calls a file of many frames, which every reader of its format takes.
 
-use std::cell::RefCell;
 use std::io::{self, Cursor, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::num::NonZero;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::thread::available_parallelism;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
 use verifier::{AddressRequest, NarDigest, NarError, NarHash, digest_nar};
+use zstd::zstd_safe::CParameter;
 
 use crate::object::{ObjectError, ObjectStore, Upload};
 use crate::store::FileFacts;
@@ -28,9 +30,8 @@ const BLOCK: usize = 4 << 20;
 /// Bytes of one upload's blocks that are filled, hashed, compressed or written at a time. Their frames take as much again.
 const BLOCKS: usize = 4 * BLOCK;
 
-/// From how many bytes on a block takes a whole one's place and memory, which is used again: what the system hands out anew
-/// it has to clear first.
-const REUSED_FROM: usize = 1 << 20;
+/// Up to this size, in bytes, a block takes only so much room: a small NAR's.
+const SMALL: usize = 256 << 10;
 
 /// zstd's level: its default, and Nix's.
 const LEVEL: i32 = 3;
@@ -62,48 +63,52 @@ pub(super) enum IntakeError {
 
 /// Room for the blocks of one upload, all of its NARs together.
 #[derive(Clone)]
-pub(super) struct Blocks {
+pub(super) struct Blocks(Arc<Room>);
+
+struct Room {
     free: Arc<Semaphore>,
-    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Memory that is used again, of small blocks and large ones: what the system hands out anew it has to clear first.
+    spare: [Mutex<Vec<Vec<u8>>>; 2],
 }
 
 impl Blocks {
     pub(super) fn new() -> Self {
-        Self { free: Arc::new(Semaphore::new(BLOCKS)), spare: Arc::default() }
+        Self(Arc::new(Room { free: Arc::new(Semaphore::new(BLOCKS)), spare: Default::default() }))
     }
 
     /// Waits until there is room for a block of so many bytes, at most [`BLOCK`].
     async fn take(&self, size: usize) -> Block {
-        let place = if size < REUSED_FROM { size } else { BLOCK };
-        let place = self.free.clone().acquire_many_owned(u32::try_from(place).unwrap_or(u32::MAX)).await.ok();
+        let size = if size <= SMALL { SMALL } else { BLOCK };
+        let place = self.0.free.clone().acquire_many_owned(u32::try_from(size).unwrap_or(u32::MAX)).await.ok();
         Block { buffer: self.buffer(size), _place: place }
     }
 
+    /// Returns memory for a block or a frame of at most so many bytes.
     fn buffer(&self, size: usize) -> Buffer {
-        let reused = (size >= REUSED_FROM).then(|| self.spare().pop()).flatten();
-        let mut bytes = reused.unwrap_or_default();
+        let blocks = self.clone();
+        let large = usize::from(size > zstd::zstd_safe::compress_bound(SMALL));
+        let mut bytes = blocks.spare(large).pop().unwrap_or_default();
         bytes.reserve_exact(size);
-        Buffer { bytes, blocks: self.clone() }
+        Buffer { bytes, large, blocks }
     }
 
-    fn spare(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spare(&self, large: usize) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.spare[large].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The memory of a block or a frame.
 struct Buffer {
     bytes: Vec<u8>,
+    large: usize,
     blocks: Blocks,
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.bytes.capacity() >= REUSED_FROM {
-            let mut bytes = std::mem::take(&mut self.bytes);
-            bytes.clear();
-            self.blocks.spare().push(bytes);
-        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.blocks.spare(self.large).push(bytes);
     }
 }
 
@@ -191,7 +196,7 @@ impl Intake {
         };
         if let Some(storage) = &flow.storage {
             let block = block.clone();
-            let frame = spawn_blocking(move || compress(block));
+            let frame = in_turn(move || compress(block));
             if storage.to_write.send(frame).await.is_err() {
                 return Ok(Demand::NoMore);
             }
@@ -210,7 +215,10 @@ impl Intake {
                 Keep::Nothing => None,
             };
             let (nar, request) = (self.filling, self.request);
-            return Ok(spawn_blocking(move || in_one_go(nar, request.as_ref(), upload)));
+            let small = nar.as_ref().is_none_or(|block| block.buffer.bytes.len() <= SMALL);
+            let work = move || in_one_go(nar, request.as_ref(), upload);
+            // Handing it to another thread and back takes longer than it is worth for a millisecond's work.
+            return Ok(if small { tokio::spawn(async { work() }) } else { in_turn(work) });
         };
         drop(to_digest);
         let written = storage.map(|storage| storage.written);
@@ -246,6 +254,19 @@ impl Flow {
     }
 }
 
+/// Does work that takes a processor, when there is one for it. Were all of it begun at once, the compressors' tables, which
+/// have 0.75 MiB each, would push each other out of the processors' caches.
+fn in_turn<T: Send + 'static, E: From<ObjectError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> JoinHandle<Result<T, E>> {
+    static PROCESSORS: LazyLock<Semaphore> =
+        LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
+    tokio::spawn(async move {
+        let _turn = PROCESSORS.acquire().await;
+        spawn_blocking(work).await.map_err(ObjectError::from)?
+    })
+}
+
 /// Whether more bytes are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Demand {
@@ -268,20 +289,30 @@ fn in_one_go(
     Ok(Hashed { digest, stored: Some(sink.finish()?) })
 }
 
+/// Makes a compressor with what zstd takes for this level when it does not know how much will come, as in Nix. For short inputs
+/// it would take smaller tables, and be slower.
+fn compressor() -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+    for parameter in
+        [CParameter::HashLog(17), CParameter::ChainLog(16), CParameter::SearchLog(1), CParameter::MinMatch(5)]
+    {
+        compressor.set_parameter(parameter)?;
+    }
+    Ok(compressor)
+}
+
 /// Compresses a block.
 fn compress(block: Arc<Block>) -> Result<Frame, ObjectError> {
-    thread_local! {
-        /// Making a compressor costs more than compressing 100 KB with it.
-        static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
-    }
+    /// Making one costs more than compressing 100 KB with it, and each has its tables.
+    static SPARE: Mutex<Vec<zstd::bulk::Compressor<'static>>> = Mutex::new(Vec::new());
+    let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = &block.buffer.bytes;
     let mut frame = block.buffer.blocks.buffer(zstd::zstd_safe::compress_bound(bytes.len()));
-    let compressed = COMPRESSOR.with_borrow_mut(|kept| {
-        let compressor = match kept {
-            Some(compressor) => compressor,
-            none => none.insert(zstd::bulk::Compressor::new(LEVEL)?),
-        };
-        compressor.compress_to_buffer(&bytes[..], &mut frame.bytes)
+    let kept = spare().pop();
+    let compressed = kept.map_or_else(compressor, Ok).and_then(|mut compressor| {
+        compressor.compress_to_buffer(&bytes[..], &mut frame.bytes)?;
+        spare().push(compressor);
+        Ok(())
     });
     compressed.map_err(|source| ObjectError::Io { action: "compress", place: "a NAR".into(), source })?;
     Ok(Frame { buffer: frame, _block: block })

@@ -158,11 +158,18 @@ impl Directory {
         let mut folders = Vec::new();
         for (key, condition, durability, mut file) in staged {
             let target = self.path(&key);
-            let changed = self.make_folder_of(&target)?;
-            if durability == Durability::Durable {
+            let mut changed = vec![target.parent().unwrap_or(&self.root).to_owned()];
+            let named = match self.name(&key, &condition, &mut file, &target) {
+                Err(ObjectError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    changed.extend(self.make_folder(&changed[0])?);
+                    self.name(&key, &condition, &mut file, &target)
+                }
+                named => named,
+            };
+            puts.push(named?);
+            if durability == Durability::Durable && !many {
                 folders.extend(changed.into_iter().filter(|folder| !folders.contains(folder)).collect::<Vec<_>>());
             }
-            puts.push(self.name(&key, condition, &mut file, &target)?);
         }
         if many {
             self.sync_all()?;
@@ -176,7 +183,7 @@ impl Directory {
     }
 
     /// Gives a written file its name, if the condition holds.
-    fn name(&self, key: &Key, condition: Condition, file: &mut StagedFile, target: &Path) -> Result<Put, ObjectError> {
+    fn name(&self, key: &Key, condition: &Condition, file: &mut StagedFile, target: &Path) -> Result<Put, ObjectError> {
         let etag = etag(&fs::symlink_metadata(&file.path).map_err(io_error("inspect", &file.path))?);
         match condition {
             Condition::Absent => match name_if_absent(&file.path, target) {
@@ -189,7 +196,7 @@ impl Directory {
             },
             Condition::Matches(expected) => {
                 let _lock = self.lock(key)?;
-                if self.current(target)?.as_ref() != Some(&expected) {
+                if self.current(target)?.as_ref() != Some(expected) {
                     return Ok(Put::Refused);
                 }
                 fs::rename(&file.path, target).map_err(io_error("write", target))?;
@@ -199,16 +206,11 @@ impl Directory {
         }
     }
 
-    /// Makes the folder that a file is to be in, where there is none; returns the folders that change with the file.
-    fn make_folder_of(&self, target: &Path) -> Result<Vec<PathBuf>, ObjectError> {
-        let folder = target.parent().unwrap_or(&self.root);
-        let mut changed = vec![folder.to_owned()];
-        if !folder.is_dir() {
-            fs::create_dir_all(folder).map_err(io_error("create", folder))?;
-            let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(&*self.root));
-            changed.extend(above.map(Path::to_owned));
-        }
-        Ok(changed)
+    /// Makes a folder; returns those above it, which may be new too.
+    fn make_folder(&self, folder: &Path) -> Result<Vec<PathBuf>, ObjectError> {
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let above = folder.ancestors().skip(1).take_while(|above| above.starts_with(&*self.root));
+        Ok(above.map(Path::to_owned).collect())
     }
 
     /// Takes the lock that a key has; it is given back when the file is dropped. The lock of a process that dies is free.
@@ -263,8 +265,9 @@ impl ObjectStore for Directory {
         if size > limit {
             return Err(ObjectError::TooLong { key: key.clone(), size, limit });
         }
-        let mut bytes = Vec::with_capacity(size as usize);
-        file.read_to_end(&mut bytes).map_err(io_error("read", self.path(key)))?;
+        // A file is never written in place, so it has just as many bytes as it had.
+        let mut bytes = vec![0; size as usize];
+        file.read_exact(&mut bytes).map_err(io_error("read", self.path(key)))?;
         Ok(Some(Object { bytes: bytes.into(), etag: metadata.etag }))
     }
 

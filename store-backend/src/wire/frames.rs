@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
 
 use super::{ByteSource, Reader, WireError, Writer};
 
@@ -14,41 +15,33 @@ pub struct Frames<'a, S> {
     reader: &'a mut Reader<S>,
     left: u64,
     ended: bool,
-    in_step: bool,
 }
 
 impl<'a, S: ByteSource> Frames<'a, S> {
     /// Starts to read a framed stream.
     pub fn new(reader: &'a mut Reader<S>) -> Self {
-        Self { reader, left: 0, ended: false, in_step: true }
+        Self { reader, left: 0, ended: false }
     }
 
-    /// Says whether the frames could be read so far. Then they can be read to their end, whatever they hold.
-    #[must_use]
-    pub fn is_in_step(&self) -> bool {
-        self.in_step
-    }
-
-    /// Reads on to the stream's end and forgets what comes, so that the next request can be read.
+    /// Reads the stream to its end, so that the next request can be read, and hands on what comes as long as somebody takes
+    /// it; the rest is forgotten. The last piece is empty, and comes only where the stream was whole.
     ///
     /// # Errors
     /// When reading fails; then the session is out of step.
-    pub async fn drain(&mut self) -> Result<(), WireError> {
-        while !self.chunk().await?.is_empty() {}
-        Ok(())
+    pub async fn pump(&mut self, to: mpsc::Sender<Bytes>) -> Result<(), WireError> {
+        loop {
+            let chunk = self.chunk().await?;
+            let ended = chunk.is_empty();
+            let _forgotten = to.send(chunk).await;
+            if ended {
+                return Ok(());
+            }
+        }
     }
 }
 
 impl<S: ByteSource> ByteSource for Frames<'_, S> {
     async fn chunk(&mut self) -> Result<Bytes, WireError> {
-        let chunk = self.next().await;
-        self.in_step &= chunk.is_ok();
-        chunk
-    }
-}
-
-impl<S: ByteSource> Frames<'_, S> {
-    async fn next(&mut self) -> Result<Bytes, WireError> {
         while self.left == 0 {
             if self.ended {
                 return Ok(Bytes::new());
@@ -65,9 +58,28 @@ impl<S: ByteSource> Frames<'_, S> {
     }
 }
 
-impl<S: ByteSource> ByteSource for &mut Frames<'_, S> {
+/// What [`Frames::pump`] hands on, as a source of chunks. Where the frames broke off, it fails: what came is not all.
+pub struct Pumped {
+    chunks: mpsc::Receiver<Bytes>,
+    ended: bool,
+}
+
+impl Pumped {
+    /// Takes what is handed on.
+    #[must_use]
+    pub fn new(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Self { chunks, ended: false }
+    }
+}
+
+impl ByteSource for Pumped {
     async fn chunk(&mut self) -> Result<Bytes, WireError> {
-        (**self).chunk().await
+        if self.ended {
+            return Ok(Bytes::new());
+        }
+        let chunk = self.chunks.recv().await.ok_or(WireError::Ended("the frames"))?;
+        self.ended = chunk.is_empty();
+        Ok(chunk)
     }
 }
 
