@@ -22,7 +22,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::{Address, Decision, Policy, Subject};
 use tokio::sync::Semaphore;
-use verifier::{Evidence, SecretKey, StorePath, Timestamp};
+use verifier::{Evidence, SecretKey, Timestamp};
 
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
@@ -146,9 +146,4 @@ fn check(cache: &BinaryCache, policy: &Policy, countersign: Option<&SecretKey>) 
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Lists the references of a path other than itself that `admitted` says no to.
-fn absent<'a>(record: &'a Record, admitted: impl Fn(&StorePath) -> bool + 'a) -> Vec<StorePath> {
-    record.info().other_references().filter(|reference| !admitted(reference)).cloned().collect()
 }

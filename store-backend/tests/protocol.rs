@@ -15,7 +15,7 @@ use support::cases;
 use support::package::package;
 use support::pieces::{any_sizes, pieces, reader, run, written};
 use support::words::{Words, op};
-use verifier::{PathInfo, StoreDir};
+use verifier::{OutputId, PathInfo, Realisation, StoreDir};
 
 fn features(by_path: bool) -> Features {
     if by_path { Features::ours() } else { Features::default() }
@@ -133,6 +133,13 @@ fn a_request_that_says_what_cannot_be_is_read_to_its_end() {
     let good = package("good").full_path();
     let bad = "/elsewhere/store/g1w7hy3qg1w7hy3qg1w7hy3qg1w7hy3q-x";
     let empty_derivation = || Words::new().u64(0).u64(0).str("").str("").u64(0).u64(0);
+    let by_path = Realisation {
+        id: OutputId::of_path(package("good.drv").path().clone(), "out").expect("a name"),
+        out_path: package("good").path().clone(),
+        signatures: Default::default(),
+        dependent_realisations: Default::default(),
+    };
+    let by_path = by_path.to_json().to_string();
     let cases: Vec<(&str, u64, Words)> = vec![
         ("another store's path", op::IS_VALID_PATH, Words::new().str(bad)),
         ("no path at all", op::QUERY_PATH_INFO, Words::new().str("")),
@@ -156,6 +163,7 @@ fn a_request_that_says_what_cannot_be_is_read_to_its_end() {
         ("a build's mode", op::BUILD_DERIVATION, Words::new().str(&good).raw(&empty_derivation().0).u64(9)),
         ("a path to sign", op::ADD_SIGNATURES, Words::new().str(bad).strings(["a:b"])),
         ("a realisation", op::REGISTER_DRV_OUTPUT, Words::new().str("{")),
+        ("a realisation of the form that was not agreed on", op::REGISTER_DRV_OUTPUT, Words::new().str(&by_path)),
         ("an output's id", op::QUERY_REALISATION, Words::new().str("sha256:00!out")),
         ("a log's name", op::ADD_BUILD_LOG, Words::new().str(&good)),
     ];

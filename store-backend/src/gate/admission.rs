@@ -1,5 +1,6 @@
 //! Admission: the judgement at the commit point, and the only code that publishes a path.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use policy::{Decision, Policy, Subject, Verdict};
@@ -265,7 +266,7 @@ impl Gate {
                 });
             }
             let verified = Verified::on_record(&record);
-            let absent = self.absent_references(&record).await?;
+            let absent = self.absent_references(&record, &HashSet::new()).await?;
             let admissible = Admissible::judge(Purpose::Renew, &verified, record, &self.policy(), store_dir, &absent)?;
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.etag), bytes);
@@ -305,11 +306,19 @@ impl Gate {
         Err(GateError::Contended(self.cache.store_dir().render_path(path)))
     }
 
-    /// Lists the references of a record that are not admitted.
-    pub(super) async fn absent_references(&self, record: &Record) -> Result<Vec<StorePath>, GateError> {
-        let references: Vec<StorePath> = record.info().other_references().cloned().collect();
-        let valid = self.view().valid_among(&references).await?;
-        Ok(super::absent(record, |reference| valid.contains(reference)))
+    /// Lists the references of a record that are neither admitted nor `here`, about to be.
+    pub(super) async fn absent_references(
+        &self,
+        record: &Record,
+        here: &HashSet<StorePath>,
+    ) -> Result<Vec<StorePath>, GateError> {
+        let mut absent = Vec::new();
+        for reference in record.info().other_references() {
+            if !here.contains(reference) && !self.view().is_valid(reference).await? {
+                absent.push(reference.clone());
+            }
+        }
+        Ok(absent)
     }
 }
 

@@ -104,8 +104,7 @@ impl Commit {
         here: &HashSet<StorePath>,
     ) -> Result<Admissible, GateError> {
         let gate = &self.gate;
-        let mut absent = gate.absent_references(&record).await?;
-        absent.retain(|reference| !here.contains(reference));
+        let absent = gate.absent_references(&record, here).await?;
         Admissible::judge(Purpose::Admit, verified, record, &gate.policy(), gate.cache.store_dir(), &absent)
     }
 

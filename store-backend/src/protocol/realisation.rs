@@ -46,7 +46,14 @@ pub async fn read_realisation<S: ByteSource>(
 ) -> Result<Realisation, RequestError> {
     if !features.realisation_with_path() {
         let json = reader.string("a realisation", StringLimit::Long).await?;
-        return Realisation::parse(&json).map_err(RequestError::invalid);
+        let realisation = Realisation::parse(&json).map_err(RequestError::invalid)?;
+        // The answers have one form in a session. Whoever stated the other could not be told of it again.
+        return match realisation.id {
+            OutputId::Hash { .. } => Ok(realisation),
+            OutputId::Path { .. } => Err(RequestError::invalid(
+                "expected a realisation by its derivation's hash, received one by its path, which was not agreed on",
+            )),
+        };
     }
     let drv_path = reader.string("a derivation's path", StringLimit::Short).await?;
     let output = reader.string("an output's name", StringLimit::Short).await?;

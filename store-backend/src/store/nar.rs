@@ -1,6 +1,7 @@
 //! Reading NARs: decompressed, hashed, and never handed out to the end before the hash is known to be right.
 
 use std::io::{self, Read};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -142,6 +143,39 @@ enum Listening {
     No,
 }
 
+/// Memory of blocks that were sent, to be used again: what the system hands out anew it has to clear first.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// A part of a NAR on its way to a client.
+struct Block {
+    memory: Vec<u8>,
+    filled: usize,
+    spare: Spare,
+}
+
+impl Block {
+    fn of(room: usize, spare: &Spare) -> Self {
+        let mut memory = spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        if memory.len() < room {
+            memory.resize(room, 0);
+        }
+        Self { memory, filled: 0, spare: spare.clone() }
+    }
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.filled]
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+}
+
 /// Decompresses and hashes a NAR, handing on each block. That it is right is known only when this returns so.
 fn pass(
     compressed: Box<dyn Read + Send>,
@@ -155,12 +189,13 @@ fn pass(
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
     let mut sha256 = Sha256::new();
     let mut size = 0;
+    let spare = Spare::default();
     loop {
         // One byte more than there should be is enough to know that there is too much.
         let room = BLOCK.min(usize::try_from(expected_size - size).unwrap_or(BLOCK).saturating_add(1));
-        let mut block = vec![0; room];
-        let filled = fill(&mut decoder, &mut block).map_err(unreadable)?;
-        block.truncate(filled);
+        let mut block = Block::of(room, &spare);
+        let filled = fill(&mut decoder, &mut block.memory[..room]).map_err(unreadable)?;
+        block.filled = filled;
         sha256.update(&block);
         size += filled as u64;
         let ended = filled < room;
@@ -171,7 +206,7 @@ fn pass(
                 return Err(NarReadError::Mismatch { key, expected, found, expected_size, found_size: size });
             }
         }
-        if filled > 0 && hand_on(block.into()) == Listening::No {
+        if filled > 0 && hand_on(Bytes::from_owner(block)) == Listening::No {
             return Ok(Listening::No);
         }
         if ended {
