@@ -218,7 +218,8 @@ fn compressed(compression: &str, bytes: &[u8]) {
             Ok(digest) => assert!(digest.nar_size <= STATED + 1),
             Err(NarError::Read { source, .. }) => {
                 let damaged = [ErrorKind::InvalidData, ErrorKind::UnexpectedEof].contains(&source.kind());
-                assert!(damaged, "whatever is wrong with a file that can be read, it is damaged: {source:?}");
+                let limited = source.to_string().to_lowercase().contains("memory");
+                assert!(damaged || limited, "what is wrong with a file that can be read is damage: {source:?}");
             }
             Err(_) => {}
         }

@@ -7,16 +7,17 @@
 //! | only if unchanged | a lock for the key, compare, `rename` |
 //! | durable | content is synced before it gets its name, and the names before `publish` returns |
 
+mod staged;
+
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, syncfs};
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, flock, syncfs};
 use tokio::task::spawn_blocking;
 
 use super::{
@@ -24,6 +25,7 @@ use super::{
     Upload,
 };
 use crate::nonce::nonce;
+use staged::StagedFile;
 
 /// Where files are written before they have their name.
 const STAGING: &str = "quorum/tmp";
@@ -36,9 +38,6 @@ const LOCK_COUNT: u8 = 255;
 
 /// From how many files on one sync of the whole file system is cheaper than one for each.
 const SYNC_ALL_FROM: usize = 8;
-
-/// From how many bytes on an upload starts to become durable as soon as it is finished.
-const SYNC_EARLY_FROM: u64 = 4 << 20;
 
 /// Entries in one page of a listing.
 const PAGE: usize = 512;
@@ -123,10 +122,7 @@ impl Directory {
     }
 
     fn staged(&self) -> Result<StagedFile, ObjectError> {
-        let path = self.root.join(STAGING).join(nonce());
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o644).open(&path).map_err(io_error("create", &path))?;
-        Ok(StagedFile { path, file: Some(file), size: 0, moved: Moved::No })
+        StagedFile::create(self.root.join(STAGING).join(nonce()))
     }
 
     fn publish_blocking(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
@@ -147,7 +143,7 @@ impl Directory {
             if draft.durability == Durability::Durable && !many {
                 file.sync()?;
             }
-            file.file = None;
+            file.close();
             staged.push((draft.key, draft.condition, draft.durability, file));
         }
         if many {
@@ -184,13 +180,10 @@ impl Directory {
 
     /// Gives a written file its name, if the condition holds.
     fn name(&self, key: &Key, condition: &Condition, file: &mut StagedFile, target: &Path) -> Result<Put, ObjectError> {
-        let etag = etag(&fs::symlink_metadata(&file.path).map_err(io_error("inspect", &file.path))?);
+        let etag = etag(&file.metadata()?);
         match condition {
-            Condition::Absent => match name_if_absent(&file.path, target) {
-                Ok(moved) => {
-                    file.moved = moved;
-                    Ok(Put::Stored(etag))
-                }
+            Condition::Absent => match file.name_if_absent(target) {
+                Ok(()) => Ok(Put::Stored(etag)),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Refused),
                 Err(error) => Err(io_error("write", target)(error)),
             },
@@ -199,8 +192,7 @@ impl Directory {
                 if self.current(target)?.as_ref() != Some(expected) {
                     return Ok(Put::Refused);
                 }
-                fs::rename(&file.path, target).map_err(io_error("write", target))?;
-                file.moved = Moved::Away;
+                file.name(target).map_err(io_error("write", target))?;
                 Ok(Put::Stored(etag))
             }
         }
@@ -352,56 +344,6 @@ impl ObjectStore for Directory {
     }
 }
 
-/// A file that has no name in the store yet. Dropped, it is removed.
-struct StagedFile {
-    path: PathBuf,
-    /// While it is written. Finished ones may wait in hundreds, and descriptors are few.
-    file: Option<File>,
-    size: u64,
-    moved: Moved,
-}
-
-impl StagedFile {
-    /// Syncs the content. That it may be another descriptor than the one it was written through changes nothing: what is
-    /// synced is the file, and an error that nobody has heard of is told to whoever opens it next.
-    fn sync(&self) -> Result<(), ObjectError> {
-        let synced = match &self.file {
-            Some(file) => file.sync_data(),
-            None => File::open(&self.path).and_then(|file| file.sync_data()),
-        };
-        synced.map_err(io_error("sync", &self.path))
-    }
-}
-
-impl Upload for StagedFile {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
-        let finished = || io::Error::other("the upload is finished");
-        self.size += bytes.len() as u64;
-        let written = self.file.as_mut().ok_or_else(finished).and_then(|file| file.write_all(bytes));
-        written.map_err(io_error("write", &self.path))
-    }
-
-    fn finish(&mut self) -> Result<(), ObjectError> {
-        if self.size >= SYNC_EARLY_FROM {
-            self.sync()?;
-        }
-        self.file = None;
-        Ok(())
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
-        self
-    }
-}
-
-impl Drop for StagedFile {
-    fn drop(&mut self) {
-        if self.moved == Moved::No {
-            let _gone_already = fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Calls `visit` for each file of a folder until it returns false. Files that vanish meanwhile are passed over.
 fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<()> {
     let Some(entries) = absent(fs::read_dir(folder))? else {
@@ -419,22 +361,6 @@ fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<
         }
     }
     Ok(())
-}
-
-/// Gives a file a name that nobody has, in one step; where the file system has no such rename, by a second link.
-fn name_if_absent(file: &Path, target: &Path) -> io::Result<Moved> {
-    match renameat_with(CWD, file, CWD, target, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(file, target).map(|()| Moved::No),
-        Err(error) => Err(error.into()),
-        Ok(()) => Ok(Moved::Away),
-    }
-}
-
-/// Whether a staged file has left the staging folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Moved {
-    Away,
-    No,
 }
 
 /// A file is never written in place, so a new version is a new file: its number, time and length tell it apart.

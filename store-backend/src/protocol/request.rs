@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use nix_derivation::DerivedPath;
 use thiserror::Error;
 use tokio::io::AsyncWrite;
-use verifier::{
-    ContentAddress, ContentAddressMethod, HashAlgorithm, OutputId, PathInfo, Realisation, StoreDir, StorePath,
-};
+use verifier::{ContentAddress, OutputId, PathInfo, Realisation, StoreDir, StorePath};
 
+use super::addition::{AddToStore, render_method};
 use super::derivation::BasicDerivation;
 use super::garbage::GarbageRequest;
+use super::options::{Options, read_options, write_options};
 use super::path_info::{RawPathInfo, parse_path, write_path_info};
 use super::realisation::{read_output_id, read_realisation, write_output_id, write_realisation};
 use super::{Features, Operation};
@@ -52,28 +52,6 @@ pub enum BuildMode {
     Repair,
     /// Again, to compare (2).
     Check,
-}
-
-/// The arguments of `AddToStore` (since 1.25); a framed stream with the content follows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AddToStore {
-    /// The new path's name.
-    pub name: String,
-    /// How its content is addressed.
-    pub method: ContentAddressMethod,
-    /// With which hash.
-    pub algorithm: HashAlgorithm,
-    /// What it refers to.
-    pub references: BTreeSet<StorePath>,
-}
-
-/// The client's settings. All are read and none is obeyed: they are about building.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    /// The client's verbosity, Nix's levels.
-    pub verbosity: u64,
-    /// Settings by name, as given on the client's command line.
-    pub overrides: Vec<(String, String)>,
 }
 
 /// An operation with its arguments, understood.
@@ -138,7 +116,7 @@ impl Request {
         Ok(match operation {
             Operation::IsValidPath => Self::IsValidPath(path(reader, dir).await?),
             Operation::QueryReferrers => Self::QueryReferrers(path(reader, dir).await?),
-            Operation::AddToStore => Self::AddToStore(read_add_to_store(reader, dir).await?),
+            Operation::AddToStore => Self::AddToStore(AddToStore::read(reader, dir).await?),
             Operation::AddTextToStore => {
                 let name = reader.string("a name", StringLimit::Short).await?;
                 let text = reader.bytes("a text", StringLimit::Long).await?;
@@ -405,66 +383,4 @@ async fn addressed_paths<S: ByteSource>(
         Ok((parse_path(dir, path)?, address))
     };
     texts.iter().map(parse).collect()
-}
-
-async fn read_add_to_store<S: ByteSource>(reader: &mut Reader<S>, dir: &StoreDir) -> Result<AddToStore, RequestError> {
-    let name = reader.string("a name", StringLimit::Short).await?;
-    let method = reader.string("a content address method", StringLimit::Short).await?;
-    let references = reader.strings("a reference").await?;
-    reader.flag().await?;
-    let (method, algorithm) = parse_method(&method)?;
-    Ok(AddToStore { name, method, algorithm, references: parse_paths(dir, &references)?.into_iter().collect() })
-}
-
-/// Understands `text:`, `fixed:`, `fixed:r:` or `fixed:git:` with an algorithm.
-fn parse_method(text: &str) -> Result<(ContentAddressMethod, HashAlgorithm), RequestError> {
-    let methods = [
-        ("text:", ContentAddressMethod::Text),
-        ("fixed:r:", ContentAddressMethod::Nar),
-        ("fixed:git:", ContentAddressMethod::Git),
-        ("fixed:", ContentAddressMethod::Flat),
-    ];
-    methods.iter().find_map(|(prefix, method)| Some((*method, text.strip_prefix(prefix)?.parse().ok()?))).ok_or_else(
-        || {
-            let shown: String = text.chars().take(100).collect();
-            RequestError::Invalid(format!("expected a method and algorithm such as fixed:r:sha256, found {shown:?}"))
-        },
-    )
-}
-
-fn render_method(method: ContentAddressMethod, algorithm: HashAlgorithm) -> String {
-    let prefix = match method {
-        ContentAddressMethod::Text => "text:",
-        ContentAddressMethod::Nar => "fixed:r:",
-        ContentAddressMethod::Git => "fixed:git:",
-        ContentAddressMethod::Flat => "fixed:",
-    };
-    format!("{prefix}{algorithm}")
-}
-
-/// The place of the verbosity among the twelve words of `SetOptions`.
-const VERBOSITY: usize = 3;
-
-async fn read_options<S: ByteSource>(reader: &mut Reader<S>) -> Result<Options, RequestError> {
-    let mut words = [0; 12];
-    for word in &mut words {
-        *word = reader.u64().await?;
-    }
-    let mut overrides = Vec::new();
-    for _ in 0..reader.count("settings").await? {
-        let name = reader.string("a setting's name", StringLimit::Short).await?;
-        overrides.push((name, reader.string("a setting", StringLimit::Long).await?));
-    }
-    Ok(Options { verbosity: words[VERBOSITY], overrides })
-}
-
-fn write_options<W: AsyncWrite + Unpin + Send>(writer: &mut Writer<W>, options: &Options) {
-    for place in 0..12 {
-        writer.put_u64(if place == VERBOSITY { options.verbosity } else { 0 });
-    }
-    writer.put_u64(options.overrides.len() as u64);
-    for (name, value) in &options.overrides {
-        writer.put_str(name);
-        writer.put_str(value);
-    }
 }
