@@ -31,7 +31,7 @@ fn minisign(folder: &Path, arguments: &[&str]) -> bool {
 /// Runs the program in a folder, with nothing to read, and not longer than it takes to serve nobody.
 fn program(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
-    command.args(["--preserve-status", "-s", "TERM", "2", env!("CARGO_BIN_EXE_nix-quorum")]);
+    command.args(["--preserve-status", "-s", "TERM", "8", env!("CARGO_BIN_EXE_nix-quorum")]);
     command.args(arguments).current_dir(folder).env_clear().env("NIX_QUORUM_CONFIG", folder.join("config.toml"));
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.stdin(Stdio::null()).output().expect("the program runs")
