@@ -6,7 +6,7 @@ use store_backend::audit::AuditError;
 use store_backend::daemon::ServeError;
 use store_backend::gate::GateError;
 use store_backend::object::ObjectError;
-use store_backend::store::{ArgumentError, StoreError};
+use store_backend::store::{ArgumentError, PlaceError, StoreError};
 use thiserror::Error;
 use verifier::{AdministratorsError, KeyError};
 
@@ -78,6 +78,9 @@ pub enum CommandError {
     /// An administrator's key cannot be read.
     #[error("--policy-signer: {0}")]
     Administrators(#[from] AdministratorsError),
+    /// A store's URI cannot be understood.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The storage cannot be opened.
     #[error(transparent)]
     Object(#[from] ObjectError),

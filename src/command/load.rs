@@ -2,14 +2,13 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use policy::{Authority, Policy};
 use store_backend::gate::Gate;
-use store_backend::object::Directory;
-use store_backend::store::BinaryCache;
-use verifier::{Administrators, SecretKey};
+use store_backend::object::Writers;
+use store_backend::store::{BinaryCache, Place};
+use verifier::{Administrators, SecretKey, StoreDir};
 
 use super::CommandError;
 
@@ -76,30 +75,33 @@ impl PolicyArguments {
     }
 }
 
-/// Opens the store that a URI names.
-///
-/// # Errors
-/// When the URI is of no kind that can be served, or the store cannot be opened.
-pub async fn open_store(uri: &str, store_dir: &verifier::StoreDir) -> Result<BinaryCache, CommandError> {
-    let path = directory_of(uri)?;
-    let opened = tokio::task::spawn_blocking(move || Directory::open(path)).await;
-    let directory = opened.map_err(store_backend::object::ObjectError::from)??;
-    Ok(BinaryCache::open(Arc::new(directory), store_dir).await?)
+/// Where paths are kept, and by how many gates.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArguments {
+    /// Where paths are kept: file:///DIRECTORY or s3://BUCKET, a binary cache that stock Nix can read as well.
+    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI")]
+    pub store: String,
+    /// Say that no other gate writes this bucket: needed where the provider does not keep writers apart. A second gate that is
+    /// started all the same finds out, and stops.
+    #[arg(long, env = "NIX_QUORUM_SINGLE_WRITER")]
+    pub single_writer: bool,
 }
 
-/// Returns the directory that `file://DIR`, or a plain path, names.
-///
-/// # Errors
-/// When it names something else.
-pub fn directory_of(uri: &str) -> Result<PathBuf, CommandError> {
-    let path = uri.strip_prefix("file://").unwrap_or(uri);
-    if path.contains("://") || path.is_empty() {
-        return Err(CommandError::Usage(format!("expected a store as file:///DIRECTORY, found {uri:?}")));
+impl StoreArguments {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// When the URI is of no kind that can be served, or the store cannot be opened.
+    pub async fn open(&self, store_dir: &StoreDir) -> Result<BinaryCache, CommandError> {
+        let place = Place::parse(&self.store)?;
+        let writers = if self.single_writer { Writers::One } else { Writers::Any };
+        let objects = place.open(writers).await?;
+        let cache = BinaryCache::open(objects, store_dir).await?;
+        Ok(match place.compression_level {
+            Some(level) => cache.with_compression_level(level),
+            None => cache,
+        })
     }
-    if path.contains('?') {
-        return Err(CommandError::Usage(format!("{uri:?}: a directory store takes no parameters")));
-    }
-    std::path::absolute(path).map_err(|source| CommandError::Io { action: "find", place: path.to_owned(), source })
 }
 
 /// Sets up a gate.
@@ -107,13 +109,13 @@ pub fn directory_of(uri: &str) -> Result<PathBuf, CommandError> {
 /// # Errors
 /// When the policy, the key or the store cannot be used.
 pub async fn open_gate(
-    store: &str,
+    store: &StoreArguments,
     policy: &PolicyArguments,
     countersign: Option<&Path>,
 ) -> Result<Gate, CommandError> {
     let policy = policy.load()?;
     let key = countersign.map(read_secret_key).transpose()?;
-    let cache = open_store(store, policy.store_dir()).await?;
+    let cache = store.open(policy.store_dir()).await?;
     Ok(Gate::new(cache, policy, key)?)
 }
 

@@ -9,7 +9,7 @@ use store_backend::daemon::{Server, Settings};
 use store_backend::gate::Gate;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::load::{PolicyArguments, open_gate};
+use super::load::{PolicyArguments, StoreArguments, open_gate};
 use super::{CommandError, runtime};
 
 /// Serves a store to Nix clients: nix copy --to unix:///run/nix-quorum/store.sock, and everything else that uses a store.
@@ -18,9 +18,8 @@ use super::{CommandError, runtime};
 /// cannot be read leaves the old one in force. SIGTERM and SIGINT end the server once its clients are done.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Where paths are kept: file:///DIRECTORY, a binary cache that stock Nix can read as well.
-    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI")]
-    store: String,
+    #[command(flatten)]
+    store: StoreArguments,
     #[command(flatten)]
     policy: PolicyArguments,
     /// Where clients connect.
@@ -45,7 +44,7 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let server = Server::bind(&arguments.socket, Settings::default()).await?;
     let policy = gate.policy();
     tracing::info!(
-        store = arguments.store,
+        store = arguments.store.store,
         socket = %arguments.socket.display(),
         policy = policy.version(),
         signers = policy.keyring().signers().count(),
@@ -67,8 +66,9 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, CommandError> {
         }
         tracing::info!("stopping");
     };
-    let served = server.run(gate, stop).await;
+    let served = server.run(gate.clone(), stop).await;
     reloader.abort();
+    gate.cache().objects().close().await;
     served?;
     Ok(ExitCode::SUCCESS)
 }

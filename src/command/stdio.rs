@@ -9,7 +9,7 @@ use store_backend::daemon::{Peer, Relayed, relay, serve_stdio};
 use store_backend::gate::Uploader;
 use store_backend::protocol::Trust;
 
-use super::load::{PolicyArguments, open_gate};
+use super::load::{PolicyArguments, StoreArguments, open_gate};
 use super::{CommandError, runtime};
 
 /// Where the gate listens unless told otherwise.
@@ -34,9 +34,12 @@ pub(super) struct Arguments {
     /// What to show of the store, with --stdio.
     #[arg(long, value_name = "VIEW", default_value = "store")]
     view: View,
-    /// The store to serve where no gate answers, with --stdio: file:///DIRECTORY.
+    /// The store to serve where no gate answers, with --stdio: file:///DIRECTORY or s3://BUCKET.
     #[arg(long = "store", env = "NIX_QUORUM_STORE", value_name = "URI")]
     own_store: Option<String>,
+    /// Say that no gate writes this bucket meanwhile, with --stdio.
+    #[arg(long = "single-writer", env = "NIX_QUORUM_SINGLE_WRITER")]
+    own_single_writer: bool,
     /// The policy to serve it by, with --stdio.
     #[arg(long = "policy", env = "NIX_QUORUM_POLICY", value_name = "FILE")]
     own_policy: Option<PathBuf>,
@@ -70,11 +73,14 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         policy_signer: arguments.own_policy_signer,
         policy_threshold: arguments.own_policy_threshold,
     };
+    let store = StoreArguments { store, single_writer: arguments.own_single_writer };
     runtime()?.block_on(async {
         let gate = Arc::new(open_gate(&store, &policy, None).await?);
         let uid = rustix::process::getuid().as_raw();
         let peer = Peer { trust: Trust::Trusted, uploader: Uploader(format!("uid {uid}")) };
-        serve_stdio(gate, peer).await?;
+        let served = serve_stdio(gate.clone(), peer).await;
+        gate.cache().objects().close().await;
+        served?;
         Ok(ExitCode::SUCCESS)
     })
 }

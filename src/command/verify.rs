@@ -7,18 +7,17 @@ use std::sync::Arc;
 use clap::Args;
 use policy::Policy;
 use store_backend::audit::{Contents, Measure, Progress, Scope, audit};
-use store_backend::object::Directory;
-use store_backend::store::{BinaryCache, Daemon, Store, store_path_of};
+use store_backend::store::{BinaryCache, Daemon, Place, Store, store_path_of};
 use verifier::StoreDir;
 
-use super::load::{PolicyArguments, directory_of};
+use super::load::PolicyArguments;
 use super::{CommandError, runtime};
 use crate::render::{self, Subject};
 
 /// What is checked, and against what.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The store: file:///DIRECTORY (a binary cache, ours or one that stock Nix wrote), or unix:///SOCKET (a gate, or
+    /// The store: file:///DIRECTORY or s3://BUCKET (a binary cache, ours or one that stock Nix wrote), or unix:///SOCKET (a gate, or
     /// nix-daemon).
     #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI")]
     store: String,
@@ -114,6 +113,6 @@ async fn open(uri: &str, store_dir: Option<&StoreDir>) -> Result<Arc<dyn Store>,
         let store_dir = store_dir.cloned().unwrap_or_default();
         return Ok(Arc::new(Daemon::connect(Path::new(socket), &store_dir).await.map_err(failed)?));
     }
-    let directory = Directory::existing(directory_of(uri)?)?;
-    Ok(Arc::new(BinaryCache::open_existing(Arc::new(directory), store_dir).await.map_err(failed)?))
+    let objects = Place::parse(uri)?.open_existing().await?;
+    Ok(Arc::new(BinaryCache::open_existing(objects, store_dir).await.map_err(failed)?))
 }

@@ -6,19 +6,34 @@
 mod error;
 mod fs;
 mod key;
+mod s3;
 
 use std::io::Read;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use verifier::Timestamp;
 
 pub use error::ObjectError;
 pub use fs::Directory;
 pub use key::Key;
+pub use s3::{
+    Addressing, Bucket, Conditions, Credentials, Location, LocationError, Patience, Writers, requests_retried,
+};
 
-/// Says which version of an object this is: opaque, and different for every write.
+/// Says which version of an object this is: opaque, and different for different bytes. Of the same bytes, written again
+/// after they were deleted, some stores say the same: what is written time and again has a nonce in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Etag(String);
+
+/// Tells apart what was written at different times, even if it is the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// Which bytes.
+    pub etag: Etag,
+    /// When they were written, by the store's clock.
+    pub modified: Timestamp,
+}
 
 /// What is known of an object without reading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +41,7 @@ pub struct Metadata {
     /// Its length in bytes.
     pub size: u64,
     /// Which version it is.
-    pub etag: Etag,
+    pub version: Version,
 }
 
 /// A small object, read whole.
@@ -35,7 +50,7 @@ pub struct Object {
     /// Its content.
     pub bytes: Bytes,
     /// Which version it is.
-    pub etag: Etag,
+    pub version: Version,
 }
 
 /// An object found in a folder.
@@ -65,6 +80,15 @@ pub enum Put {
     Refused,
 }
 
+/// What is known of an upload when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct Expected {
+    /// Where it will be published; none where its bytes decide.
+    pub key: Option<Key>,
+    /// The most bytes that it can have; none where nobody knows.
+    pub at_most: Option<u64>,
+}
+
 /// An object on its way up. It is invisible until it is published, and gone if it is dropped.
 ///
 /// Its methods block: they are for a thread that may.
@@ -80,6 +104,9 @@ pub trait Upload: Send + Sync {
     /// # Errors
     /// As [`Self::write`].
     fn finish(&mut self) -> Result<(), ObjectError>;
+
+    /// Returns how many bytes of memory it takes until it is published.
+    fn held(&self) -> usize;
 
     /// Returns the upload as what its own store made it.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
@@ -112,13 +139,15 @@ pub struct Draft {
     pub content: Content,
     /// For how long.
     pub durability: Durability,
+    /// When, among the others: after those of a lower number.
+    pub stage: u32,
 }
 
 impl Draft {
     /// Makes a draft of bytes.
     #[must_use]
     pub fn of_bytes(key: Key, condition: Condition, bytes: impl Into<Bytes>) -> Self {
-        Self { key, condition, content: Content::Bytes(bytes.into()), durability: Durability::Durable }
+        Self { key, condition, content: Content::Bytes(bytes.into()), durability: Durability::Durable, stage: 0 }
     }
 
     /// Makes a draft of bytes that need not outlast a crash.
@@ -130,7 +159,13 @@ impl Draft {
     /// Makes a draft of what was uploaded.
     #[must_use]
     pub fn of_upload(key: Key, condition: Condition, upload: Box<dyn Upload>) -> Self {
-        Self { key, condition, content: Content::Upload(upload), durability: Durability::Durable }
+        Self { key, condition, content: Content::Upload(upload), durability: Durability::Durable, stage: 0 }
+    }
+
+    /// Puts it into a stage.
+    #[must_use]
+    pub fn in_stage(self, stage: u32) -> Self {
+        Self { stage, ..self }
     }
 }
 
@@ -162,16 +197,18 @@ pub trait ObjectStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no room for one.
-    async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError>;
+    async fn upload(&self, expected: Expected) -> Result<Box<dyn Upload>, ObjectError>;
 
-    /// Publishes objects, in their order: when one is visible, so are those before it. When this returns, what it stored
-    /// is durable where it is to be: a crash of the machine loses none of it. Content becomes durable before it becomes visible.
+    /// Publishes objects, stage by stage, which is the order they are given in: when one is visible, so are those of earlier
+    /// stages. When this returns, what it stored is durable where it is to be: a crash of the machine loses none of it. Content
+    /// becomes durable before it becomes visible.
     ///
     /// # Errors
     /// When writing fails; then the first drafts may have been published and the last not.
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError>;
 
-    /// Deletes an object if it is still this version; says whether it was.
+    /// Deletes an object if it is still this version; says whether it was. Not every store can look and delete in one step:
+    /// who must not delete what somebody else is writing makes sure of that first.
     ///
     /// # Errors
     /// When the store cannot.
@@ -189,6 +226,9 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// # Errors
     /// As [`Self::list`].
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError>;
+
+    /// Says that nothing more will be written.
+    async fn close(&self) {}
 }
 
 /// A listing, page by page.

@@ -6,6 +6,7 @@ mod binary_cache;
 mod daemon;
 mod decompress;
 mod nar;
+mod place;
 mod reading;
 mod record;
 
@@ -14,5 +15,6 @@ pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
 pub(crate) use binary_cache::{MAX_NARINFO, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key};
 pub use daemon::Daemon;
 pub use nar::{NarRead, NarReadError, NarStream};
+pub use place::{Place, PlaceError};
 pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

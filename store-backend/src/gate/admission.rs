@@ -1,6 +1,6 @@
 //! Admission: the judgement at the commit point, and the only code that publishes a path.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use policy::{Decision, Policy, Subject, Verdict};
@@ -174,6 +174,9 @@ impl Gate {
             drafts.push(Draft::of_bytes(key, publication.condition.clone(), record.to_bytes()));
             parts.push(Part::Evidence(index));
         }
+        // A narinfo after those that it refers to, and the listings, of which nothing depends, after all of them.
+        let mut stages: HashMap<StorePath, u32> = HashMap::new();
+        let (mut narinfos, mut listings) = (Vec::new(), Vec::new());
         for (index, publication) in publications.iter_mut().enumerate() {
             let record = publication.admissible.record();
             let path = &record.info().path;
@@ -181,19 +184,30 @@ impl Gate {
                 // The listing there is perhaps that of other contents.
                 self.remove(&listing_key(path)).await?;
             }
+            let stage = 1 + record.info().other_references().filter_map(|path| stages.get(path)).max().unwrap_or(&0);
+            stages.insert(path.clone(), stage);
             let condition = publication.replaces.clone().map_or(Condition::Absent, Condition::Matches);
-            drafts.push(Draft::of_bytes(narinfo_key(path), condition, self.cache.project(record)?));
-            parts.push(Part::Narinfo(index));
-            if let Some(listing) = publication.luggage.listing.take() {
-                drafts.push(Draft::of_bytes(listing_key(path), Condition::Absent, listing));
-                parts.push(Part::Listing);
-            }
+            let narinfo = Draft::of_bytes(narinfo_key(path), condition, self.cache.project(record)?);
+            narinfos.push((narinfo.in_stage(stage), Part::Narinfo(index)));
+            let listing = publication.luggage.listing.take();
+            let listing = listing.map(|listing| Draft::of_bytes(listing_key(path), Condition::Absent, listing));
+            listings.extend(listing.map(|listing| (listing.in_stage(u32::MAX), Part::Listing)));
+        }
+        narinfos.sort_by_key(|(narinfo, _)| narinfo.stage);
+        for (draft, part) in narinfos.into_iter().chain(listings) {
+            drafts.push(draft);
+            parts.push(part);
         }
         let puts = self.cache.objects().publish(drafts).await?;
         self.memory.note_write();
         // Where another gate came first, its words are kept, and these are added.
-        for part in puts.iter().zip(parts).filter(|(put, _)| **put == Put::Refused).map(|(_, part)| part) {
+        let mut admitted = Vec::new();
+        for (put, part) in puts.iter().zip(parts) {
             match part {
+                Part::Narinfo(index) if *put != Put::Refused => {
+                    admitted.push(&publications[index].admissible.record().info().path);
+                }
+                _ if *put != Put::Refused => {}
                 // The same bytes; how they were compressed only matters to the narinfo.
                 Part::Nar(index) => self.follow_nar(&publications[index].admissible).await?,
                 Part::Evidence(index) => {
@@ -210,8 +224,7 @@ impl Gate {
                 Part::Listing => {}
             }
         }
-        for publication in &publications {
-            let path = &publication.admissible.record().info().path;
+        for path in admitted {
             tracing::info!(path = %store_dir.render_path(path), "admitted");
         }
         Ok(())
@@ -269,7 +282,7 @@ impl Gate {
             let absent = self.absent_references(&record, &HashSet::new()).await?;
             let admissible = Admissible::judge(Purpose::Renew, &verified, record, &self.policy(), store_dir, &absent)?;
             let bytes = self.cache.project(admissible.record())?;
-            let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.etag), bytes);
+            let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.version.etag), bytes);
             let put = self.cache.objects().publish(vec![draft]).await?;
             self.memory.note_write();
             if put.iter().all(|put| matches!(put, Put::Stored(_))) {

@@ -203,7 +203,7 @@ impl Gate {
                 let document: Document = serde_json::from_slice(&object.bytes)
                     .map_err(|error| GateError::Crossed(format!("{key} cannot be read ({error}): delete it")))?;
                 if document.made.as_unix() + kind.lasts() < now().as_unix() {
-                    objects.delete(&key, &object.etag).await?;
+                    objects.delete(&key, &object.version.etag).await?;
                 } else {
                     found.push(document);
                 }

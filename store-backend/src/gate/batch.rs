@@ -30,8 +30,8 @@ const BATCH_LAST: usize = 8;
 /// At how many paths it waits for the one before.
 const BATCH_MOST: usize = 256;
 
-/// Bytes of listings that wait with them.
-const BATCH_LISTINGS: usize = 8 << 20;
+/// Bytes of memory that they may take: their listings, and small NARs on their way to where there are no files to wait in.
+const BATCH_MEMORY: usize = 16 << 20;
 
 /// What becomes of a path that is offered.
 pub enum Offer {
@@ -68,7 +68,7 @@ pub struct Batch {
     uploader: Uploader,
     in_flight: VecDeque<(Offered, JoinHandle<Result<Hashed, IntakeError>>)>,
     ready: Vec<Ready>,
-    ready_listings: usize,
+    ready_memory: usize,
     committing: Option<JoinHandle<Result<(), GateError>>>,
     announced: HashSet<StorePath>,
     /// How many paths are still to be offered, as far as the uploader has said.
@@ -85,7 +85,7 @@ impl Batch {
             uploader,
             in_flight: VecDeque::new(),
             ready: Vec::new(),
-            ready_listings: 0,
+            ready_memory: 0,
             committing: None,
             announced: HashSet::new(),
             expected: None,
@@ -129,9 +129,11 @@ impl Batch {
         if existing.is_some() && gate.is_going(&info.nar_hash).await? {
             existing = None;
         }
-        let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes };
+        let level = gate.cache.compression_level();
+        let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes { level } };
         let request = AddressRequest::of_path(&info);
-        let intake = Intake::start(gate.cache.objects(), Some(info.nar_size), request, keep, &self.blocks);
+        let intake =
+            Intake::start(gate.cache.objects(), Some(&info.nar_hash), Some(info.nar_size), request, keep, &self.blocks);
         self.announced.insert(info.path.clone());
         Ok(Offer::Wanted(Box::new(Wanted { offered: Offered { info, fingerprint, existing, replaces }, intake })))
     }
@@ -147,7 +149,7 @@ impl Batch {
             self.settle_one().await?;
         }
         let idle = self.committing.as_ref().is_none_or(JoinHandle::is_finished);
-        let full = self.ready.len() >= BATCH_MOST || self.ready_listings >= BATCH_LISTINGS;
+        let full = self.ready.len() >= BATCH_MOST || self.ready_memory >= BATCH_MEMORY;
         let enough = if self.expected.is_some_and(|paths| paths < BATCH as u64) { BATCH_LAST } else { BATCH };
         if full || (idle && self.ready.len() >= enough) {
             self.commit().await?;
@@ -199,17 +201,17 @@ impl Batch {
                     offered: describe(info),
                 })
             } else {
-                Ok(Present::Absent(Some(narinfo.etag)))
+                Ok(Present::Absent(Some(narinfo.version.etag)))
             };
         }
         // What the policy no longer admits has to be admitted again, by all rules for what is new; until then nothing is kept
         // of what this upload brings.
         if !gate.view().is_valid(&info.path).await? {
-            return Ok(Present::Absent(Some(narinfo.etag)));
+            return Ok(Present::Absent(Some(narinfo.version.etag)));
         }
         let evidence = gate.weigh_claims(fingerprint, info.signatures.iter());
         if gate.merge_stored(&info.path, &evidence, &self.uploader.0).await?.is_none() {
-            return Ok(Present::Absent(Some(narinfo.etag)));
+            return Ok(Present::Absent(Some(narinfo.version.etag)));
         }
         gate.refresh(&info.path, fingerprint).await?;
         let Some(narinfo) = gate.cache.narinfo(&crate::store::hash_part_of(&info.path)).await? else {
@@ -218,7 +220,7 @@ impl Batch {
         match gate.cache.nar_file_size(&info.nar_hash).await? {
             Some(_) => Ok(Present::Merged),
             // Its bytes are lost: these take their place.
-            None => Ok(Present::Absent(Some(narinfo.etag))),
+            None => Ok(Present::Absent(Some(narinfo.version.etag))),
         }
     }
 
@@ -268,7 +270,8 @@ impl Batch {
         })?;
         let facts = offered.existing.clone();
         let (verified, luggage) = Verified::compare(store_dir, offered.info.clone(), hashed, facts)?;
-        self.ready_listings += luggage.listing.as_ref().map_or(0, Vec::len);
+        self.ready_memory += luggage.listing.as_ref().map_or(0, Vec::len);
+        self.ready_memory += luggage.upload.as_ref().map_or(0, |upload| upload.held());
         self.ready.push(Ready { offered, verified, luggage });
         Ok(())
     }
@@ -278,7 +281,7 @@ impl Batch {
         self.committed().await?;
         if !self.ready.is_empty() {
             let commit = Commit { gate: self.gate.clone(), uploader: self.uploader.clone() };
-            self.ready_listings = 0;
+            self.ready_memory = 0;
             self.committing = Some(tokio::spawn(commit.run(std::mem::take(&mut self.ready))));
         }
         Ok(())

@@ -53,12 +53,16 @@ impl Gate {
         if addition.references.len() > MAX_REFERENCES {
             return Err(addition.unacceptable(format!("it has more than {MAX_REFERENCES} references")));
         }
-        let keep = if self.address_could_stand(&addition)? { Keep::Bytes } else { Keep::Nothing };
+        let keep = if self.address_could_stand(&addition)? {
+            Keep::Bytes { level: self.cache.compression_level() }
+        } else {
+            Keep::Nothing
+        };
         let request = AddressRequest { method: addition.method, algorithm: addition.algorithm, own_hash_part: None };
         let objects = self.cache.objects();
         let intake = match addition.method {
             ContentAddressMethod::Nar | ContentAddressMethod::Git => {
-                let mut intake = Intake::start(objects, None, Some(request), keep, &Blocks::new());
+                let mut intake = Intake::start(objects, None, None, Some(request), keep, &Blocks::new());
                 while let Some(chunk) = addition.next_chunk(bytes).await? {
                     if intake.feed(chunk).await? == Demand::NoMore {
                         break;
@@ -76,7 +80,7 @@ impl Gate {
                 }
                 let [before, after] = framing(spool.size);
                 let nar_size = (before.len() + after.len()) as u64 + spool.size;
-                let mut intake = Intake::start(objects, Some(nar_size), Some(request), keep, &Blocks::new());
+                let mut intake = Intake::start(objects, None, Some(nar_size), Some(request), keep, &Blocks::new());
                 intake.feed(before).await?;
                 spool.rewind().await?;
                 while let Some(chunk) = spool.pop().await? {

@@ -65,7 +65,7 @@ impl Gate {
     pub(super) async fn remove(&self, key: &Key) -> Result<u64, GateError> {
         let objects = self.cache.objects();
         match objects.head(key).await? {
-            Some(found) if objects.delete(key, &found.etag).await? => Ok(found.size),
+            Some(found) if objects.delete(key, &found.version.etag).await? => Ok(found.size),
             _ => Ok(0),
         }
     }
@@ -105,7 +105,7 @@ impl Gate {
             // It took another's place just now, so nobody was told of its NAR.
             return Err(GateError::Contended(self.cache.store_dir().render_path(path)));
         }
-        if narinfo.info.path != *path || !objects.delete(&narinfo_key(path), &narinfo.etag).await? {
+        if narinfo.info.path != *path || !objects.delete(&narinfo_key(path), &narinfo.version.etag).await? {
             return Ok(false);
         }
         self.memory.forget(path);
@@ -121,7 +121,8 @@ impl Gate {
         let mut pages = self.cache.objects().list(&folder).await?;
         let mut found = Vec::new();
         while let Some(page) = pages.next().await? {
-            let keyed = |entry: Entry| Some((Key::new(format!("{folder}{}", entry.name))?, entry.metadata.etag));
+            let keyed =
+                |entry: Entry| Some((Key::new(format!("{folder}{}", entry.name))?, entry.metadata.version.etag));
             found.extend(page.into_iter().filter_map(keyed));
         }
         Ok(found)

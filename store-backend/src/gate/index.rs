@@ -36,13 +36,13 @@ impl Index {
                 let Some(hash_part) = entry.name.strip_suffix(".narinfo") else {
                     continue;
                 };
-                if known.get(hash_part).is_none_or(|known| known.etag != entry.metadata.etag) {
+                if known.get(hash_part).is_none_or(|known| known.etag != entry.metadata.version.etag) {
                     match cache.narinfo(hash_part).await {
                         Ok(Some(narinfo)) => {
                             let info = &narinfo.info;
                             let references = info.references.iter().map(|path| *path.digest()).collect();
                             let path = info.path.clone();
-                            let fresh = Known { etag: narinfo.etag, path, nar_hash: info.nar_hash, references };
+                            let fresh = Known { etag: narinfo.version.etag, path, nar_hash: info.nar_hash, references };
                             known.insert(hash_part.to_owned(), fresh);
                         }
                         Ok(None) => continue,

@@ -17,8 +17,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use verifier::{AddressRequest, NarDigest, NarError, NarHash, digest_nar};
 use zstd::zstd_safe::CParameter;
 
-use crate::object::{ObjectError, ObjectStore, Upload};
-use crate::store::FileFacts;
+use crate::object::{Expected, ObjectError, ObjectStore, Upload};
+use crate::store::{FileFacts, nar_key};
 
 /// Most references of one path: with more, its narinfo would pass the megabyte that readers take.
 pub const MAX_REFERENCES: usize = 10_000;
@@ -33,13 +33,11 @@ const BLOCKS: usize = 4 * BLOCK;
 /// Up to this size, in bytes, a block takes only so much room: a small NAR's.
 const SMALL: usize = 256 << 10;
 
-/// zstd's level: its default, and Nix's.
-const LEVEL: i32 = 3;
-
-/// Whether the bytes are kept or only looked at, because the store has them or would refuse them.
+/// Whether the bytes are kept, compressed at one of zstd's levels, or only looked at, because the store has them or would
+/// refuse them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
-    Bytes,
+    Bytes { level: i32 },
     Nothing,
 }
 
@@ -131,6 +129,7 @@ pub(super) struct Intake {
     left: Option<u64>,
     request: Option<AddressRequest>,
     keep: Keep,
+    expected: Expected,
     blocks: Blocks,
     filling: Option<Block>,
     flow: Option<Flow>,
@@ -150,16 +149,18 @@ struct Storage {
 }
 
 impl Intake {
-    /// Starts to take in a NAR of `size` bytes; none where only its end will tell.
+    /// Starts to take in a NAR of this hash and size in bytes; none where only its end will tell.
     pub(super) fn start(
         objects: &Arc<dyn ObjectStore>,
+        hash: Option<&NarHash>,
         size: Option<u64>,
         request: Option<AddressRequest>,
         keep: Keep,
         blocks: &Blocks,
     ) -> Self {
         let (objects, blocks) = (objects.clone(), blocks.clone());
-        Self { objects, left: size, request, keep, blocks, filling: None, flow: None }
+        let expected = Expected { key: hash.map(nar_key), at_most: size.map(compressed_at_most) };
+        Self { objects, left: size, request, keep, expected, blocks, filling: None, flow: None }
     }
 
     /// Takes in the next bytes. When it says that nobody wants more, [`Intake::finish`] says why.
@@ -192,11 +193,13 @@ impl Intake {
         };
         let flow = match &mut self.flow {
             Some(flow) => flow,
-            none => none.insert(Flow::start(&*self.objects, self.request.take(), self.keep).await?),
+            none => {
+                none.insert(Flow::start(&*self.objects, self.request.take(), self.keep, self.expected.clone()).await?)
+            }
         };
-        if let Some(storage) = &flow.storage {
+        if let (Some(storage), Keep::Bytes { level }) = (&flow.storage, self.keep) {
             let block = block.clone();
-            let frame = in_turn(move || compress(block));
+            let frame = in_turn(move || compress(block, level));
             if storage.to_write.send(frame).await.is_err() {
                 return Ok(Demand::NoMore);
             }
@@ -211,7 +214,7 @@ impl Intake {
         }
         let Some(Flow { to_digest, digest, storage }) = self.flow else {
             let upload = match self.keep {
-                Keep::Bytes => Some(self.objects.upload().await?),
+                Keep::Bytes { level } => Some((self.objects.upload(self.expected).await?, level)),
                 Keep::Nothing => None,
             };
             let (nar, request) = (self.filling, self.request);
@@ -238,20 +241,26 @@ impl Flow {
         objects: &dyn ObjectStore,
         request: Option<AddressRequest>,
         keep: Keep,
+        expected: Expected,
     ) -> Result<Self, ObjectError> {
         // What bounds the blocks that wait is how many there are.
         let (to_digest, blocks) = mpsc::channel(BLOCKS);
         let digest = spawn_blocking(move || digest_nar(Arriving { blocks, now: None }, request.as_ref()));
         let storage = match keep {
             Keep::Nothing => None,
-            Keep::Bytes => {
-                let upload = objects.upload().await?;
+            Keep::Bytes { .. } => {
+                let upload = objects.upload(expected).await?;
                 let (to_write, frames) = mpsc::channel(BLOCKS);
                 Some(Storage { to_write, written: tokio::spawn(write_frames(frames, Sink::new(upload))) })
             }
         };
         Ok(Self { to_digest, digest, storage })
     }
+}
+
+/// Returns the most bytes that a NAR of so many can have when it is compressed.
+fn compressed_at_most(size: u64) -> u64 {
+    size.div_ceil(BLOCK as u64).saturating_mul(zstd::zstd_safe::compress_bound(BLOCK) as u64)
 }
 
 /// Does work that takes a processor, when there is one for it. Were all of it begun at once, the compressors' tables, which
@@ -278,21 +287,24 @@ pub(super) enum Demand {
 fn in_one_go(
     nar: Option<Block>,
     request: Option<&AddressRequest>,
-    upload: Option<Box<dyn Upload>>,
+    upload: Option<(Box<dyn Upload>, i32)>,
 ) -> Result<Hashed, IntakeError> {
     let digest = digest_nar(Cursor::new(nar.as_ref().map_or(&[][..], |block| &block.buffer.bytes)), request)?;
-    let (Some(block), Some(upload)) = (nar, upload) else {
+    let (Some(block), Some((upload, level))) = (nar, upload) else {
         return Ok(Hashed { digest, stored: None });
     };
     let mut sink = Sink::new(upload);
-    sink.write(&compress(Arc::new(block))?)?;
+    sink.write(&compress(Arc::new(block), level)?)?;
     Ok(Hashed { digest, stored: Some(sink.finish()?) })
 }
 
-/// Makes a compressor with what zstd takes for this level when it does not know how much will come, as in Nix. For short inputs
-/// it would take smaller tables, and be slower.
-fn compressor() -> io::Result<zstd::bulk::Compressor<'static>> {
-    let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
+/// Makes a compressor: at level 3 with what zstd takes when it does not know how much will come, as in Nix. For short inputs it
+/// would take smaller tables, and be slower.
+fn compressor(level: i32) -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(level)?;
+    if level != 3 {
+        return Ok(compressor);
+    }
     for parameter in
         [CParameter::HashLog(17), CParameter::ChainLog(16), CParameter::SearchLog(1), CParameter::MinMatch(5)]
     {
@@ -302,16 +314,17 @@ fn compressor() -> io::Result<zstd::bulk::Compressor<'static>> {
 }
 
 /// Compresses a block.
-fn compress(block: Arc<Block>) -> Result<Frame, ObjectError> {
-    /// Making one costs more than compressing 100 KB with it, and each has its tables.
-    static SPARE: Mutex<Vec<zstd::bulk::Compressor<'static>>> = Mutex::new(Vec::new());
+fn compress(block: Arc<Block>, level: i32) -> Result<Frame, ObjectError> {
+    /// Making one costs more than compressing 100 KB with it, and each has its tables. A program has one level; where it has more,
+    /// the last one's compressors stay.
+    static SPARE: Mutex<Vec<(i32, zstd::bulk::Compressor<'static>)>> = Mutex::new(Vec::new());
     let spare = || SPARE.lock().unwrap_or_else(PoisonError::into_inner);
     let bytes = &block.buffer.bytes;
     let mut frame = block.buffer.blocks.buffer(zstd::zstd_safe::compress_bound(bytes.len()));
-    let kept = spare().pop();
-    let compressed = kept.map_or_else(compressor, Ok).and_then(|mut compressor| {
+    let kept = spare().pop().filter(|(made_for, _)| *made_for == level).map(|(_, compressor)| compressor);
+    let compressed = kept.map_or_else(|| compressor(level), Ok).and_then(|mut compressor| {
         compressor.compress_to_buffer(&bytes[..], &mut frame.bytes)?;
-        spare().push(compressor);
+        spare().push((level, compressor));
         Ok(())
     });
     compressed.map_err(|source| ObjectError::Io { action: "compress", place: "a NAR".into(), source })?;

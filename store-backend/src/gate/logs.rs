@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 use verifier::StorePath;
 
 use super::{Gate, GateError};
-use crate::object::{Condition, Draft, ObjectError, Put, Upload};
+use crate::object::{Condition, Draft, Expected, ObjectError, Put, Upload};
 use crate::store::log_key;
 use crate::wire::{ByteSource, Reader};
 
@@ -23,7 +23,9 @@ impl Gate {
     ) -> Result<(), GateError> {
         let rendered = self.cache.store_dir().render_path(derivation);
         let unacceptable = |why: String| GateError::Unacceptable { path: format!("the log of {rendered}"), why };
-        let upload = self.cache.objects().upload().await?;
+        let key = log_key(derivation);
+        let expected = Expected { key: Some(key.clone()), at_most: Some(MAX_LOG) };
+        let upload = self.cache.objects().upload(expected).await?;
         let (chunks, receiver) = mpsc::channel::<bytes::Bytes>(4);
         let writer = tokio::task::spawn_blocking(move || write(upload, receiver));
         let mut size = 0;
@@ -42,10 +44,9 @@ impl Gate {
         }
         drop(chunks);
         let upload = writer.await.map_err(ObjectError::from)??;
-        let key = log_key(derivation);
         let objects = self.cache.objects();
         let condition = match objects.head(&key).await? {
-            Some(earlier) => Condition::Matches(earlier.etag),
+            Some(earlier) => Condition::Matches(earlier.version.etag),
             None => Condition::Absent,
         };
         let put = objects.publish(vec![Draft::of_upload(key, condition, upload)]).await?;

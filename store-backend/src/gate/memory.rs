@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use verifier::{StorePath, Timestamp};
 
-use crate::object::Etag;
+use crate::object::Version;
 
 /// Most paths that are remembered; about 250 bytes each.
 const MOST: usize = 100_000;
@@ -34,7 +34,7 @@ pub(super) struct Epoch {
 }
 
 struct Remembered {
-    etag: Etag,
+    version: Version,
     standing: Standing,
     until: Option<Timestamp>,
     epoch: Epoch,
@@ -63,12 +63,12 @@ impl Memory {
         Epoch { policy: state.policy, writes: state.writes }
     }
 
-    /// Returns what is remembered of a path. Without `etag`, the path's own version is taken to be unchanged, which holds
+    /// Returns what is remembered of a path. Without `version`, the path's own version is taken to be unchanged, which holds
     /// for a path that an admitted one refers to.
-    pub(super) fn recall(&self, path: &StorePath, etag: Option<&Etag>, now: Timestamp) -> Option<Standing> {
+    pub(super) fn recall(&self, path: &StorePath, version: Option<&Version>, now: Timestamp) -> Option<Standing> {
         let state = self.state();
         let known = state.paths.get(path)?;
-        let same = etag.is_none_or(|etag| known.etag == *etag) && known.epoch.policy == state.policy;
+        let same = version.is_none_or(|version| known.version == *version) && known.epoch.policy == state.policy;
         let in_time = known.until.is_none_or(|until| now < until);
         let fresh = match known.standing {
             Standing::Admitted => true,
@@ -81,7 +81,7 @@ impl Memory {
     pub(super) fn remember(
         &self,
         path: &StorePath,
-        etag: &Etag,
+        version: &Version,
         standing: Standing,
         until: Option<Timestamp>,
         epoch: Epoch,
@@ -93,7 +93,9 @@ impl Memory {
         if state.paths.len() >= MOST {
             state.paths.clear();
         }
-        state.paths.insert(path.clone(), Remembered { etag: etag.clone(), standing, until, epoch, at: Instant::now() });
+        state
+            .paths
+            .insert(path.clone(), Remembered { version: version.clone(), standing, until, epoch, at: Instant::now() });
     }
 
     /// Says that evidence was written: what was not admitted may be now.

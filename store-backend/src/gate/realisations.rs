@@ -153,7 +153,7 @@ impl Gate {
         };
         let history = serde_json::from_slice(&object.bytes)
             .map_err(|error| StoreError::Record { key, source: crate::store::RecordError::Unreadable(error) })?;
-        Ok((history, Condition::Matches(object.etag)))
+        Ok((history, Condition::Matches(object.version.etag)))
     }
 }
 

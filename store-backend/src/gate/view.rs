@@ -8,7 +8,7 @@ use verifier::{PathInfo, StorePath, Timestamp};
 
 use super::memory::{Epoch, Standing};
 use super::{Gate, GateError, now};
-use crate::object::Etag;
+use crate::object::Version;
 use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
 
 /// Longest derivation that is read from the store, in bytes of its text.
@@ -26,7 +26,7 @@ pub struct View<'a> {
 /// A path whose closure is being judged: its references are gone through one by one.
 struct Frame {
     path: StorePath,
-    etag: Etag,
+    version: Version,
     until: Option<Timestamp>,
     references: std::vec::IntoIter<StorePath>,
 }
@@ -60,7 +60,7 @@ impl<'a> View<'a> {
         let Some(found) = self.gate.cache.objects().head(&narinfo_key(path)).await? else {
             return Ok(false);
         };
-        match self.gate.memory.recall(path, Some(&found.etag), now()) {
+        match self.gate.memory.recall(path, Some(&found.version), now()) {
             Some(standing) => Ok(standing == Standing::Admitted),
             None => Ok(self.record(path).await?.is_some()),
         }
@@ -153,19 +153,19 @@ impl<'a> View<'a> {
     /// Returns the record of a valid path; none if it is not valid.
     pub(super) async fn record(&self, path: &StorePath) -> Result<Option<Record>, GateError> {
         let epoch = self.gate.memory.epoch();
-        let Some((record, etag)) = self.load(path).await? else {
+        let Some((record, version)) = self.load(path).await? else {
             return Ok(None);
         };
-        let standing = match self.gate.memory.recall(path, Some(&etag), now()) {
+        let standing = match self.gate.memory.recall(path, Some(&version), now()) {
             Some(standing) => standing,
-            None => self.judge(&record, &etag, epoch).await?,
+            None => self.judge(&record, &version, epoch).await?,
         };
         Ok((standing == Standing::Admitted).then_some(record))
     }
 
     /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
     /// admitted it. Nor is one of which either is damaged: such a path is not valid, and takes nothing from the others.
-    async fn load(&self, path: &StorePath) -> Result<Option<(Record, Etag)>, GateError> {
+    async fn load(&self, path: &StorePath) -> Result<Option<(Record, Version)>, GateError> {
         match self.read(path).await {
             Err(GateError::Store(error)) if error.is_damage() => {
                 tracing::error!(%error, "a path is damaged: it is not served");
@@ -175,7 +175,7 @@ impl<'a> View<'a> {
         }
     }
 
-    async fn read(&self, path: &StorePath) -> Result<Option<(Record, Etag)>, GateError> {
+    async fn read(&self, path: &StorePath) -> Result<Option<(Record, Version)>, GateError> {
         let cache = &self.gate.cache;
         let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
             return Ok(None);
@@ -190,14 +190,14 @@ impl<'a> View<'a> {
         if record.is_none() {
             tracing::warn!(path = %cache.store_dir().render_path(path), "a narinfo has no evidence: it is not served");
         }
-        Ok(record.map(|(record, _)| (record, narinfo.etag)))
+        Ok(record.map(|(record, _)| (record, narinfo.version)))
     }
 
     /// Judges a path and what it refers to, without recursion: a closure may be as deep as it likes.
-    async fn judge(&self, record: &Record, etag: &Etag, epoch: Epoch) -> Result<Standing, GateError> {
+    async fn judge(&self, record: &Record, version: &Version, epoch: Epoch) -> Result<Standing, GateError> {
         let mut stack: Vec<Frame> = Vec::new();
         let mut open = HashSet::new();
-        let mut last = match self.look(record, etag, epoch) {
+        let mut last = match self.look(record, version, epoch) {
             Look::Known(standing) => return Ok(standing),
             Look::Open(frame) => {
                 open.insert(frame.path.clone());
@@ -207,7 +207,7 @@ impl<'a> View<'a> {
         };
         while let Some(frame) = stack.last_mut() {
             if last == Standing::NotAdmitted || frame.references.len() == 0 {
-                self.gate.memory.remember(&frame.path, &frame.etag, last, frame.until, epoch);
+                self.gate.memory.remember(&frame.path, &frame.version, last, frame.until, epoch);
                 open.remove(&frame.path);
                 stack.pop();
                 continue;
@@ -221,11 +221,11 @@ impl<'a> View<'a> {
             }
             // A reference back into what is being judged is a cycle: nothing admitted has one.
             let loaded = if open.contains(&reference) { None } else { self.load(&reference).await? };
-            let Some((record, etag)) = loaded else {
+            let Some((record, version)) = loaded else {
                 last = Standing::NotAdmitted;
                 continue;
             };
-            match self.look(&record, &etag, epoch) {
+            match self.look(&record, &version, epoch) {
                 Look::Known(standing) => last = standing,
                 Look::Open(frame) => {
                     open.insert(frame.path.clone());
@@ -236,18 +236,18 @@ impl<'a> View<'a> {
         Ok(last)
     }
 
-    fn look(&self, record: &Record, etag: &Etag, epoch: Epoch) -> Look {
+    fn look(&self, record: &Record, version: &Version, epoch: Epoch) -> Look {
         let path = &record.info().path;
         let decision = self.gate.stands(record, &self.gate.policy());
         if decision.verdict() != Verdict::Admit {
             let until = decision.next_change();
-            self.gate.memory.remember(path, etag, Standing::NotAdmitted, until, epoch);
+            self.gate.memory.remember(path, version, Standing::NotAdmitted, until, epoch);
             return Look::Known(Standing::NotAdmitted);
         }
         let references: Vec<StorePath> = record.info().other_references().cloned().collect();
         Look::Open(Box::new(Frame {
             path: path.clone(),
-            etag: etag.clone(),
+            version: version.clone(),
             until: decision.next_change(),
             references: references.into_iter(),
         }))

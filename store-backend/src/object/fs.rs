@@ -19,10 +19,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock, syncfs};
 use tokio::task::spawn_blocking;
+use verifier::Timestamp;
 
 use super::{
-    Condition, Content, Draft, Durability, Entry, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put,
-    Upload,
+    Condition, Content, Draft, Durability, Entry, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore,
+    Pages, Put, Upload, Version,
 };
 use crate::nonce::nonce;
 use staged::StagedFile;
@@ -239,8 +240,7 @@ impl Directory {
         if !found.is_file() {
             return Err(io_error("read", &path)(io::Error::other("it is not a file")));
         }
-        let metadata = Metadata { size: found.len(), etag: etag(&found) };
-        Ok(Some((file, metadata)))
+        Ok(Some((file, metadata(&found))))
     }
 }
 
@@ -260,13 +260,13 @@ impl ObjectStore for Directory {
         // A file is never written in place, so it has just as many bytes as it had.
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes).map_err(io_error("read", self.path(key)))?;
-        Ok(Some(Object { bytes: bytes.into(), etag: metadata.etag }))
+        Ok(Some(Object { bytes: bytes.into(), version: metadata.version }))
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError> {
         let path = self.path(key);
         let found = absent(fs::symlink_metadata(&path)).map_err(io_error("inspect", &path))?;
-        Ok(found.map(|found| Metadata { size: found.len(), etag: etag(&found) }))
+        Ok(found.map(|found| metadata(&found)))
     }
 
     async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError> {
@@ -279,7 +279,7 @@ impl ObjectStore for Directory {
         Ok(Some((metadata, Box::new(file))))
     }
 
-    async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError> {
+    async fn upload(&self, _: Expected) -> Result<Box<dyn Upload>, ObjectError> {
         Ok(Box::new(self.staged()?))
     }
 
@@ -355,12 +355,17 @@ fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<
             continue;
         };
         if let Ok(name) = entry.file_name().into_string()
-            && !visit(Entry { name, metadata: Metadata { size: found.len(), etag: etag(&found) } })
+            && !visit(Entry { name, metadata: metadata(&found) })
         {
             break;
         }
     }
     Ok(())
+}
+
+fn metadata(found: &fs::Metadata) -> Metadata {
+    let version = Version { etag: etag(found), modified: Timestamp::from_unix(found.mtime()) };
+    Metadata { size: found.len(), version }
 }
 
 /// A file is never written in place, so a new version is a new file: its number, time and length tell it apart.

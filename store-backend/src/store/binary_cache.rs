@@ -11,7 +11,7 @@ use verifier::{
 use super::reading::NarFile;
 use super::record::{Record, RecordError};
 use crate::client::ClientError;
-use crate::object::{Condition, Draft, Etag, Key, Object, ObjectError, ObjectStore};
+use crate::object::{Condition, Draft, Etag, Key, Object, ObjectError, ObjectStore, Version};
 
 /// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
 pub(crate) const MAX_NARINFO: u64 = 1 << 20;
@@ -98,7 +98,7 @@ pub struct Narinfo {
     /// Where it says that the NAR is. A gate derives that from the NAR's hash instead.
     pub file: NarFile,
     /// Which version it is.
-    pub etag: Etag,
+    pub version: Version,
 }
 
 /// A binary cache. Cheap to clone.
@@ -106,7 +106,11 @@ pub struct Narinfo {
 pub struct BinaryCache {
     objects: Arc<dyn ObjectStore>,
     store_dir: Arc<StoreDir>,
+    compression_level: i32,
 }
+
+/// zstd's level for NARs: its default, and Nix's.
+const COMPRESSION_LEVEL: i32 = 3;
 
 impl BinaryCache {
     /// Opens a binary cache for a store directory, writing its `nix-cache-info` where there is none.
@@ -121,7 +125,7 @@ impl BinaryCache {
                 objects.publish(vec![Draft::of_bytes(key(CACHE_INFO), Condition::Absent, text)]).await?;
             }
         }
-        Ok(Self { objects, store_dir: Arc::new(store_dir.clone()) })
+        Ok(Self { objects, store_dir: Arc::new(store_dir.clone()), compression_level: COMPRESSION_LEVEL })
     }
 
     /// Opens a binary cache that is there already, anybody's, to read it. `expected` is the store directory that it must be
@@ -139,7 +143,19 @@ impl BinaryCache {
             None => StoreDir::new(found)
                 .map_err(|error| StoreError::Narinfo { key: key(CACHE_INFO), why: error.to_string() })?,
         };
-        Ok(Self { objects, store_dir: Arc::new(store_dir) })
+        Ok(Self { objects, store_dir: Arc::new(store_dir), compression_level: COMPRESSION_LEVEL })
+    }
+
+    /// Has NARs compressed at another of zstd's levels from now on.
+    #[must_use]
+    pub fn with_compression_level(self, compression_level: i32) -> Self {
+        Self { compression_level, ..self }
+    }
+
+    /// Returns zstd's level for NARs.
+    #[must_use]
+    pub fn compression_level(&self) -> i32 {
+        self.compression_level
     }
 
     /// Returns the store directory.
@@ -193,7 +209,7 @@ impl BinaryCache {
             return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
         }
         let file = NarFile { url: parsed.url().to_owned(), compression: parsed.compression().clone() };
-        Ok(Narinfo { info, file, etag: object.etag.clone() })
+        Ok(Narinfo { info, file, version: object.version.clone() })
     }
 
     /// Reads the evidence object of a path's fingerprint; none if there is none.
@@ -214,7 +230,7 @@ impl BinaryCache {
         if record.fingerprint(&self.store_dir).digest() != *digest {
             return Err(damaged(RecordError::Damaged("it is about another fingerprint".into())));
         }
-        Ok(Some((record, object.etag)))
+        Ok(Some((record, object.version.etag)))
     }
 
     /// Reads a realisation's object and its version; none if there is none.
@@ -223,7 +239,7 @@ impl BinaryCache {
     /// When it cannot be read.
     pub async fn realisation(&self, id: &OutputId) -> Result<Option<(Vec<u8>, Etag)>, StoreError> {
         let object = self.objects.get(&realisation_key(id)?, MAX_REALISATION).await?;
-        Ok(object.map(|object| (object.bytes.to_vec(), object.etag)))
+        Ok(object.map(|object| (object.bytes.to_vec(), object.version.etag)))
     }
 
     /// Writes the narinfo that stock Nix reads: the projection of a record.

@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -17,6 +17,9 @@ const BLOCK: usize = 128 << 10;
 
 /// Up to this size, in bytes, a NAR is read whole in place: that takes less time than waking a thread for it.
 const SMALL: u64 = 256 << 10;
+
+/// The most bytes that such a NAR's object can have: what does not compress grows by far less.
+const MOST_OF_SMALL: u64 = 2 * SMALL;
 
 /// Blocks that may wait for a slow client.
 const WAITING: usize = 4;
@@ -95,11 +98,12 @@ impl BinaryCache {
     /// When there is none, or the storage fails.
     pub async fn nar(&self, info: &PathInfo) -> Result<NarStream, NarReadError> {
         let key = nar_key(&info.nar_hash);
-        let Some((_, compressed)) = self.objects().open(&key, 0).await? else {
-            return Err(NarReadError::Missing { key });
-        };
         let (expected, expected_size) = (info.nar_hash, info.nar_size);
         if expected_size <= SMALL {
+            let Some(compressed) = self.objects().get(&key, MOST_OF_SMALL).await? else {
+                return Err(NarReadError::Missing { key });
+            };
+            let compressed = Box::new(compressed.bytes.reader());
             let mut whole = Vec::with_capacity(expected_size as usize);
             let mut keep = |block: Bytes| {
                 whole.extend_from_slice(&block);
@@ -108,6 +112,9 @@ impl BinaryCache {
             pass(compressed, &key, expected, expected_size, &mut keep)?;
             return Ok(NarStream(Blocks::One(Some(whole.into()))));
         }
+        let Some((_, compressed)) = self.objects().open(&key, 0).await? else {
+            return Err(NarReadError::Missing { key });
+        };
         let (blocks, receiver) = mpsc::channel(WAITING);
         tokio::task::spawn_blocking(move || {
             let mut held: Option<Bytes> = None;

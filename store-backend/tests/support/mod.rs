@@ -10,6 +10,7 @@ pub mod keys;
 pub mod package;
 pub mod pieces;
 pub mod raw;
+pub mod s3;
 pub mod site;
 pub mod stepping;
 pub mod words;

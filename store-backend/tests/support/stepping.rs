@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use store_backend::object::{Draft, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload};
+use store_backend::object::{
+    Draft, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload,
+};
 use tokio::sync::Semaphore;
 
 /// What a gate asks of its store.
@@ -82,8 +84,8 @@ impl ObjectStore for Stepping {
         self.inner.open(key, from).await
     }
 
-    async fn upload(&self) -> Result<Box<dyn Upload>, ObjectError> {
-        self.inner.upload().await
+    async fn upload(&self, expected: Expected) -> Result<Box<dyn Upload>, ObjectError> {
+        self.inner.upload(expected).await
     }
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {

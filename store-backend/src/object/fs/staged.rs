@@ -92,6 +92,10 @@ impl Upload for StagedFile {
         Ok(())
     }
 
+    fn held(&self) -> usize {
+        0
+    }
+
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send> {
         self
     }

@@ -1,0 +1,444 @@
+//! Objects in a bucket of S3, or of a provider that speaks its protocol.
+//!
+//! | promise | how |
+//! |---|---|
+//! | whole or not at all | `PutObject`, or `CompleteMultipartUpload`, at which an upload in parts becomes visible |
+//! | only if absent, only if unchanged | `If-None-Match: *` and `If-Match`, where the provider was seen to honour them |
+//! | nothing twice | what a lost answer leaves open is read back and compared |
+//! | durable | what the provider has acknowledged |
+
+mod connect;
+mod download;
+mod failure;
+mod location;
+mod lone;
+mod multipart;
+mod provider;
+mod tries;
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+pub use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{Object as ListedObject, StorageClass};
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use verifier::Timestamp;
+
+use super::{
+    Condition, Content, Draft, Entry, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put,
+    Upload, Version,
+};
+use connect::Identity;
+use download::Download;
+use failure::{failed, status};
+use lone::Lone;
+use multipart::Pending;
+use tries::Tries;
+
+pub use connect::Patience;
+pub use location::{Addressing, Location, LocationError};
+pub use provider::Conditions;
+pub use tries::requests_retried;
+
+/// Requests of one `publish` that are under way at once.
+const AT_ONCE: usize = 32;
+
+/// Pages of a listing that wait to be looked at.
+const PAGES: usize = 2;
+
+/// A bucket as an object store. Cheap to clone.
+#[derive(Clone)]
+pub struct Bucket(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    location: Location,
+    patience: Patience,
+    identity: Identity,
+    writing: Writing,
+}
+
+/// How writers are kept apart.
+enum Writing {
+    /// Nobody writes.
+    Never,
+    /// The provider does it.
+    Conditional,
+    /// There is only this one.
+    Lone(Lone),
+}
+
+/// How many gates write a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writers {
+    /// Any number. This needs a provider that keeps them apart.
+    Any,
+    /// One. Where the provider keeps writers apart, this asks no more of anybody.
+    One,
+}
+
+/// What became of a write that was tried, perhaps more than once.
+enum Written {
+    Stored(Etag),
+    /// The condition did not hold; how often it was tried.
+    Refused(u32),
+}
+
+/// The right to write an object now.
+struct Turn<'a> {
+    /// Whether the provider looks at conditions.
+    conditional: bool,
+    _alone: Option<tokio::sync::MutexGuard<'a, ()>>,
+}
+
+impl Turn<'_> {
+    /// Looks whether a condition holds, where the provider does not.
+    async fn refuses(&self, bucket: &Bucket, key: &Key, condition: &Condition) -> Result<bool, ObjectError> {
+        if self.conditional {
+            return Ok(false);
+        }
+        let found = bucket.head(key).await?.map(|found| found.version.etag);
+        Ok(match condition {
+            Condition::Absent => found.is_some(),
+            Condition::Matches(etag) => found.as_ref() != Some(etag),
+        })
+    }
+}
+
+impl Bucket {
+    /// Connects to a bucket, with the credentials that the environment has unless some are given.
+    ///
+    /// # Errors
+    /// When there are credentials and they cannot be had.
+    pub async fn connect(
+        location: Location,
+        patience: Patience,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, ObjectError> {
+        let (client, identity) = connect::client(&location, patience, credentials).await?;
+        Ok(Self(Arc::new(Inner { client, location, patience, identity, writing: Writing::Never })))
+    }
+
+    /// Connects to a bucket in order to write it, once it is known how the provider keeps writers apart.
+    ///
+    /// # Errors
+    /// When it cannot be written, when the provider does not keep writers apart and there may be several, or when there is another
+    /// one already.
+    pub async fn open(
+        location: Location,
+        mut patience: Patience,
+        credentials: Option<Credentials>,
+        writers: Writers,
+    ) -> Result<Self, ObjectError> {
+        if writers == Writers::One {
+            // What is under way when the lease is lost has to be over when another gate takes it.
+            patience.total = patience.total.min(patience.lease / 3);
+            patience.attempt = patience.attempt.min(patience.total / 2);
+        }
+        let reading = Self::connect(location, patience, credentials).await?;
+        let refused = |why: String| ObjectError::Io {
+            action: "write",
+            place: format!("s3://{}", reading.name()),
+            source: std::io::Error::new(std::io::ErrorKind::PermissionDenied, why),
+        };
+        if reading.0.identity == Identity::Anonymous {
+            return Err(refused(
+                "there are no credentials: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile".into(),
+            ));
+        }
+        let conditions = reading.conditions().await?;
+        let writing = match (conditions, writers) {
+            (Conditions::Hold, _) => Writing::Conditional,
+            (conditions, Writers::One) => Writing::Lone(Lone::take(&reading, conditions).await?),
+            (conditions, Writers::Any) => {
+                let does = match conditions {
+                    Conditions::Ignored => "ignores conditional writes",
+                    Conditions::LoseRaces | Conditions::Hold => "lets two conditional writes at once both succeed",
+                };
+                return Err(refused(format!(
+                    "the provider {does}, so two gates could overwrite each other's work: give --single-writer if no other gate writes this bucket"
+                )));
+            }
+        };
+        let Inner { client, location, patience, identity, .. } = &*reading.0;
+        let (client, location) = (client.clone(), location.clone());
+        Ok(Self(Arc::new(Inner { client, location, patience: *patience, identity: *identity, writing })))
+    }
+
+    fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    fn name(&self) -> &str {
+        &self.0.location.bucket
+    }
+
+    fn storage_class(&self) -> Option<StorageClass> {
+        self.0.location.storage_class.as_deref().map(StorageClass::from)
+    }
+
+    /// Returns an object's name for people.
+    fn place(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.name())
+    }
+
+    /// Waits until an object may be written.
+    async fn turn(&self, key: &Key) -> Result<Turn<'_>, ObjectError> {
+        match &self.0.writing {
+            Writing::Never => Err(ObjectError::Io {
+                action: "write",
+                place: self.place(key.as_str()),
+                source: std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it was opened for reading"),
+            }),
+            Writing::Conditional => Ok(Turn { conditional: true, _alone: None }),
+            Writing::Lone(lone) => {
+                let conditional = lone.conditions == Conditions::LoseRaces;
+                Ok(Turn { conditional, _alone: Some(lone.turn(key).await?) })
+            }
+        }
+    }
+
+    /// Writes an object whole. The answer to an attempt may have been lost, and the next one refused because of it: so a refusal
+    /// after more than one attempt is looked into.
+    async fn put(&self, key: &Key, condition: &Condition, bytes: Bytes) -> Result<Put, ObjectError> {
+        match self.try_put(key, condition, bytes.clone()).await? {
+            Written::Stored(etag) => Ok(Put::Stored(etag)),
+            Written::Refused(1) => Ok(Put::Refused),
+            Written::Refused(_) => Ok(match self.get(key, bytes.len() as u64).await {
+                Ok(Some(found)) if found.bytes == bytes => Put::Stored(found.version.etag),
+                Ok(_) | Err(ObjectError::TooLong { .. }) => Put::Refused,
+                Err(error) => return Err(error),
+            }),
+        }
+    }
+
+    async fn try_put(&self, key: &Key, condition: &Condition, bytes: Bytes) -> Result<Written, ObjectError> {
+        let place = self.place(key.as_str());
+        let turn = self.turn(key).await?;
+        if turn.refuses(self, key, condition).await? {
+            return Ok(Written::Refused(1));
+        }
+        let tries = Tries::of("write", &place);
+        let request = self.client().put_object().bucket(self.name()).key(key.as_str());
+        let request = match condition {
+            _ if !turn.conditional => request,
+            Condition::Absent => request.if_none_match("*"),
+            Condition::Matches(Etag(etag)) => request.if_match(etag),
+        };
+        let request = request.set_storage_class(self.storage_class()).body(ByteStream::from(bytes));
+        match request.customize().interceptor(tries.clone()).send().await {
+            Ok(answer) => Ok(Written::Stored(etag(answer.e_tag(), &place)?)),
+            Err(error) if is_refusal(condition, status(&error)) => Ok(Written::Refused(tries.count())),
+            Err(error) => Err(failed("write", &place, &tries, &error)),
+        }
+    }
+
+    async fn publish_one(&self, draft: Draft) -> Result<Put, ObjectError> {
+        let Draft { key, condition, content, .. } = draft;
+        match content {
+            Content::Bytes(bytes) => self.put(&key, &condition, bytes).await,
+            Content::Upload(upload) => {
+                let foreign = |_| ObjectError::Io {
+                    action: "publish",
+                    place: self.place(key.as_str()),
+                    source: std::io::Error::other("the upload is another store's"),
+                };
+                upload.into_any().downcast::<Pending>().map_err(foreign)?.publish(&key, &condition).await
+            }
+        }
+    }
+
+    /// Returns the prefix that the objects of a folder have; none if the text is no folder's.
+    fn prefix(folder: &str) -> Option<&str> {
+        let part = folder.strip_suffix('/').map(Key::new);
+        (folder.is_empty() || part.is_some_and(|key| key.is_some())).then_some(folder)
+    }
+
+    /// Returns what a listing says of an object. A provider whose listings state no versions is asked for each.
+    async fn entry(&self, prefix: &str, found: &ListedObject) -> Result<Option<Entry>, ObjectError> {
+        let Some((key, name)) = found.key().and_then(|key| Some((key, key.strip_prefix(prefix)?))) else {
+            return Ok(None);
+        };
+        let metadata = match found.e_tag() {
+            Some(etag) => Some(Metadata {
+                size: found.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                version: version(Some(etag), found.last_modified(), key)?,
+            }),
+            // What has another name than ours is not ours.
+            None => match Key::new(key) {
+                Some(key) => self.head(&key).await?,
+                None => None,
+            },
+        };
+        Ok(metadata.map(|metadata| Entry { name: name.to_owned(), metadata }))
+    }
+
+    /// Lists what is directly in a folder, page by page: objects and folders.
+    async fn list_page(
+        &self,
+        prefix: &str,
+        from: Option<String>,
+    ) -> Result<(Vec<Entry>, Vec<String>, Option<String>), ObjectError> {
+        let place = self.place(prefix);
+        let tries = Tries::of("list", &place);
+        let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).delimiter("/");
+        let request = request.set_continuation_token(from).customize().interceptor(tries.clone());
+        let answer = request.send().await.map_err(|error| failed("list", &place, &tries, &error))?;
+        let mut entries = Vec::new();
+        for found in answer.contents() {
+            entries.push(self.entry(prefix, found));
+        }
+        let entries: Vec<Option<Entry>> = stream::iter(entries).buffered(AT_ONCE).try_collect().await?;
+        let entries = entries.into_iter().flatten().collect();
+        let folders = answer.common_prefixes().iter().filter_map(|found| found.prefix());
+        let folders = folders.filter_map(|found| found.strip_prefix(prefix)?.strip_suffix('/'));
+        let folders = folders.map(str::to_owned).collect();
+        let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true));
+        Ok((entries, folders, next.map(str::to_owned)))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Bucket {
+    async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
+        let Some(mut download) = Download::start(self, key, 0).await? else {
+            return Ok(None);
+        };
+        let Metadata { size, version } = download.metadata().clone();
+        if size > limit {
+            return Err(ObjectError::TooLong { key: key.clone(), size, limit });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        while let Some(chunk) = download.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(Object { bytes: bytes.into(), version }))
+    }
+
+    async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError> {
+        let place = self.place(key.as_str());
+        let tries = Tries::of("inspect", &place);
+        let request = self.client().head_object().bucket(self.name()).key(key.as_str());
+        match request.customize().interceptor(tries.clone()).send().await {
+            Ok(found) => Ok(Some(Metadata {
+                size: found.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+                version: version(found.e_tag(), found.last_modified(), &place)?,
+            })),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(failed("inspect", &place, &tries, &error)),
+        }
+    }
+
+    async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError> {
+        let Some(download) = Download::start(self, key, from).await? else {
+            return Ok(None);
+        };
+        Ok(Some((download.metadata().clone(), download.into_reader())))
+    }
+
+    async fn upload(&self, expected: Expected) -> Result<Box<dyn Upload>, ObjectError> {
+        Ok(Box::new(Pending::new(self, expected)))
+    }
+
+    async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
+        let mut puts = Vec::with_capacity(drafts.len());
+        let mut drafts = drafts.into_iter().peekable();
+        while let Some(stage) = drafts.peek().map(|draft| draft.stage) {
+            let mut together = Vec::new();
+            while let Some(draft) = drafts.next_if(|draft| draft.stage == stage) {
+                together.push(self.publish_one(draft));
+            }
+            puts.extend(stream::iter(together).buffered(AT_ONCE).try_collect::<Vec<_>>().await?);
+        }
+        Ok(puts)
+    }
+
+    async fn delete(&self, key: &Key, version: &Etag) -> Result<bool, ObjectError> {
+        let place = self.place(key.as_str());
+        let turn = self.turn(key).await?;
+        if self.head(key).await?.is_none_or(|found| found.version.etag != *version) {
+            return Ok(false);
+        }
+        let tries = Tries::of("delete", &place);
+        let request = self.client().delete_object().bucket(self.name()).key(key.as_str());
+        let request = request.set_if_match(turn.conditional.then(|| version.0.clone()));
+        match request.customize().interceptor(tries.clone()).send().await {
+            Ok(_) => Ok(true),
+            // Gone, by an attempt whose answer was lost or by somebody else.
+            Err(error) if status(&error) == Some(404) => Ok(tries.count() > 1),
+            Err(error) if status(&error) == Some(412) => Ok(tries.count() > 1 && self.head(key).await?.is_none()),
+            Err(error) => Err(failed("delete", &place, &tries, &error)),
+        }
+    }
+
+    async fn list(&self, folder: &str) -> Result<Pages, ObjectError> {
+        let (pages, receiver) = tokio::sync::mpsc::channel(PAGES);
+        let Some(prefix) = Self::prefix(folder).map(str::to_owned) else {
+            return Ok(Pages(receiver));
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            let mut from = None;
+            loop {
+                let (page, next) = match this.list_page(&prefix, from).await {
+                    Ok((entries, _, next)) => (Ok(entries), next),
+                    Err(error) => (Err(error), None),
+                };
+                if pages.send(page).await.is_err() || next.is_none() {
+                    return;
+                }
+                from = next;
+            }
+        });
+        Ok(Pages(receiver))
+    }
+
+    async fn close(&self) {
+        if let Writing::Lone(lone) = &self.0.writing {
+            lone.give_back().await;
+        }
+    }
+
+    async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
+        let Some(prefix) = Self::prefix(folder) else {
+            return Ok(Vec::new());
+        };
+        let (mut folders, mut from) = (Vec::new(), None);
+        loop {
+            let (_, found, next) = self.list_page(prefix, from).await?;
+            folders.extend(found);
+            if next.is_none() {
+                return Ok(folders);
+            }
+            from = next;
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Whether an answer says that a condition did not hold. Where something is to be replaced that is not there, S3 says 404.
+fn is_refusal(condition: &Condition, status: Option<u16>) -> bool {
+    status == Some(412) || (status == Some(404) && matches!(condition, Condition::Matches(_)))
+}
+
+/// Takes the version out of an answer.
+fn etag(stated: Option<&str>, place: &str) -> Result<Etag, ObjectError> {
+    stated.map(|etag| Etag(etag.to_owned())).ok_or_else(|| ObjectError::Io {
+        action: "tell the version of",
+        place: place.to_owned(),
+        source: std::io::Error::other("the provider states no ETag"),
+    })
+}
+
+fn version(stated: Option<&str>, modified: Option<&DateTime>, place: &str) -> Result<Version, ObjectError> {
+    Ok(Version { etag: etag(stated, place)?, modified: Timestamp::from_unix(modified.map_or(0, DateTime::secs)) })
+}

@@ -1,0 +1,112 @@
+//! What a provider's refusals mean, and what to change.
+
+use std::io::{self, ErrorKind};
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use super::tries::Tries;
+use crate::object::ObjectError;
+
+/// A request's failure.
+pub(super) type Failure<E> = SdkError<E, HttpResponse>;
+
+/// Returns the status of the answer that a request failed with; none where there was no answer.
+pub(super) fn status<E>(failure: &Failure<E>) -> Option<u16> {
+    failure.raw_response().map(|response| response.status().as_u16())
+}
+
+/// Makes an error of a failure: what was to be done, to what, why not, and what would help.
+pub(super) fn failed<E>(action: &'static str, place: &str, tries: &Tries, failure: &Failure<E>) -> ObjectError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let (kind, why) = explain(tries, failure);
+    ObjectError::Io { action, place: place.to_owned(), source: io::Error::new(kind, why) }
+}
+
+fn explain<E>(tries: &Tries, failure: &Failure<E>) -> (ErrorKind, String)
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let again = |kind, why: String| {
+        let (count, seconds) = (tries.count(), tries.seconds());
+        (kind, if count > 1 { format!("{why} (tried {count} times in {seconds} s)") } else { why })
+    };
+    let words = |failure: &Failure<E>| chain(failure);
+    let Some(response) = failure.raw_response() else {
+        let last = tries.last();
+        return match failure {
+            SdkError::TimeoutError(_) => {
+                let why = last.unwrap_or_else(|| "no answer".into());
+                again(ErrorKind::TimedOut, format!("the provider did not answer in time: {why}"))
+            }
+            SdkError::ConstructionFailure(_) => {
+                (ErrorKind::Other, format!("there are no usable credentials: {}", words(failure)))
+            }
+            _ => again(ErrorKind::NotConnected, format!("the provider cannot be reached: {}", words(failure))),
+        };
+    };
+    let status = response.status().as_u16();
+    let code = failure.code().unwrap_or_default();
+    let said = failure.message().map(|said| format!(" ({})", one_line(said))).unwrap_or_default();
+    let region = response.headers().get("x-amz-bucket-region");
+    let advice = match (code, status) {
+        ("NoSuchBucket", _) => {
+            "there is no such bucket: create it, or correct its name or the endpoint in the store's URI".into()
+        }
+        ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
+        | (_, 301 | 307) => match region.or_else(|| expected_region(failure.message())) {
+            Some(region) => format!("the bucket is in another region: give region={region} in the store's URI"),
+            None => "the bucket is in another region: give region=… in the store's URI".into(),
+        },
+        ("InvalidAccessKeyId", _) => {
+            "the provider does not know the access key: check AWS_ACCESS_KEY_ID, or the profile".into()
+        }
+        ("SignatureDoesNotMatch", _) => {
+            "the secret key is not that of the access key: check AWS_SECRET_ACCESS_KEY, or the profile".into()
+        }
+        ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken", _) => {
+            "the session token has expired or is not valid: get new credentials".into()
+        }
+        ("RequestTimeTooSkewed" | "RequestExpired", _) => {
+            let theirs = response.headers().get("date").map(|date| format!(": it is {date} there")).unwrap_or_default();
+            format!("this machine's clock is too far from the provider's{theirs}; set it")
+        }
+        ("AccessDenied" | "AllAccessDisabled" | "AccountProblem", _) | (_, 401 | 403) => {
+            let allow = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket";
+            let why = format!("access is denied{said}: the credentials need {allow} on this bucket");
+            return (ErrorKind::PermissionDenied, why);
+        }
+        (_, 429 | 500..) => {
+            return again(ErrorKind::ResourceBusy, format!("the provider answers {status} {code}{said}"));
+        }
+        _ => return again(ErrorKind::Other, format!("the provider answers {status} {code}: {}", words(failure))),
+    };
+    (ErrorKind::Other, format!("{advice}{said}"))
+}
+
+/// Takes the region out of `… the region 'us-east-1' is wrong; expecting 'eu-west-1'`.
+fn expected_region(message: Option<&str>) -> Option<&str> {
+    message?.split_once("expecting '")?.1.split_once('\'').map(|(region, _)| region)
+}
+
+/// Says what an error is, and what caused it, on one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let said = one_line(&error.to_string());
+        if !said.is_empty() && words.iter().all(|before| !before.contains(&said)) {
+            words.push(said);
+        }
+        next = error.source();
+    }
+    words.join(": ")
+}
+
+/// What a provider says is shown on one line, and not at any length.
+fn one_line(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+    line.trim().to_owned()
+}
