@@ -9,6 +9,8 @@ mod closure;
 mod copying;
 mod document;
 mod reading;
+#[path = "../../store-backend/tests/support/s3.rs"]
+pub mod s3;
 mod server;
 mod shell;
 mod table;
@@ -22,7 +24,7 @@ pub use closure::{Closure, Keys, keys};
 pub use copying::{copying, refusing};
 pub use document::table_of_commands;
 pub use reading::reading;
-pub use server::{Gate, NixDaemon, PROGRAM, Transport, policy};
+pub use server::{Gate, NixDaemon, PROGRAM, Storage, Transport, policy};
 pub use shell::{Ran, Scratch, Shell};
 pub use table::compare;
 pub use upkeep::upkeep;

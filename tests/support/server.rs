@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::client::newest;
 use super::closure::Keys;
+use super::s3::{Account, S3};
 use super::shell::{SANDBOX, Shell};
 
 /// The program under test.
@@ -38,6 +39,33 @@ pub fn policy(keys: &Keys, more: &[(&str, &str)]) -> String {
     text + "[groups]\nbuilders = [\"a\", \"b\", \"c\"]\n[default]\nrequire = { at-least = 2, of = \"builders\" }\n"
 }
 
+/// Where a gate keeps its paths.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// Its URI.
+    pub uri: String,
+    /// What the environment has to say of it.
+    pub environment: Vec<(&'static str, String)>,
+}
+
+impl Storage {
+    /// Returns a directory.
+    pub fn directory(place: &Path) -> Self {
+        Self { uri: format!("file://{}", place.display()), environment: Vec::new() }
+    }
+
+    /// Returns a bucket.
+    pub fn bucket(server: &S3, bucket: &str) -> Self {
+        let Account { access_key, secret_key } = server.account.clone();
+        let environment = vec![
+            ("AWS_ACCESS_KEY_ID", access_key),
+            ("AWS_SECRET_ACCESS_KEY", secret_key),
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+        ];
+        Self { uri: server.uri(bucket), environment }
+    }
+}
+
 /// A `nix-quorum serve`, ended when dropped.
 pub struct Gate {
     process: Child,
@@ -47,11 +75,16 @@ pub struct Gate {
 impl Gate {
     /// Starts one over an empty store in `directory`, and waits until it answers.
     pub fn start(directory: &Path, policy: &str, options: &[&str]) -> Self {
+        Self::start_on(directory, &Storage::directory(&directory.join("store")), policy, options)
+    }
+
+    /// Starts one over a store that may be elsewhere.
+    pub fn start_on(directory: &Path, storage: &Storage, policy: &str, options: &[&str]) -> Self {
         fs::create_dir_all(directory).expect("a directory for the gate");
         fs::write(directory.join("policy.toml"), policy).expect("a policy");
         let socket = directory.join("s");
         write_script(&directory.join("stdio"), &format!("exec '{PROGRAM}' \"$@\" --socket '{}'", socket.display()));
-        let process = Self::command(directory, options).spawn().expect("nix-quorum starts");
+        let process = Self::command(directory, storage, options).spawn().expect("nix-quorum starts");
         let mut gate = Self { process, directory: directory.to_owned() };
         until_it_answers(&mut gate.process, &socket, directory);
         gate
@@ -59,9 +92,19 @@ impl Gate {
 
     /// Starts one that must refuse to serve, and returns its exit status and what it says.
     pub fn refuses_to_start(directory: &Path, policy: &str, options: &[&str]) -> (Option<i32>, String) {
+        Self::refuses_to_start_on(directory, &Storage::directory(&directory.join("store")), policy, options)
+    }
+
+    /// Starts one over a store that may be elsewhere, which must refuse to serve.
+    pub fn refuses_to_start_on(
+        directory: &Path,
+        storage: &Storage,
+        policy: &str,
+        options: &[&str],
+    ) -> (Option<i32>, String) {
         fs::create_dir_all(directory).expect("a directory for the gate");
         fs::write(directory.join("policy.toml"), policy).expect("a policy");
-        let mut process = Self::command(directory, options).spawn().expect("nix-quorum starts");
+        let mut process = Self::command(directory, storage, options).spawn().expect("nix-quorum starts");
         let begun = Instant::now();
         let status = loop {
             match process.try_wait().expect("a child's status") {
@@ -76,9 +119,9 @@ impl Gate {
         (status, log(directory))
     }
 
-    fn command(directory: &Path, options: &[&str]) -> Command {
+    fn command(directory: &Path, storage: &Storage, options: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.arg("serve").arg("--store").arg(format!("file://{}", directory.join("store").display()));
+        command.arg("serve").arg("--store").arg(&storage.uri).envs(storage.environment.iter().cloned());
         command.arg("--policy").arg(directory.join("policy.toml")).arg("--socket").arg(directory.join("s"));
         command.args(options).stdin(Stdio::null()).env("NIX_QUORUM_CONFIG", "/dev/null");
         command.stderr(File::create(directory.join("log")).expect("a log"));
