@@ -23,6 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 pub use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{Object as ListedObject, StorageClass};
 use bytes::Bytes;
@@ -35,7 +36,7 @@ use super::{
 };
 use connect::Identity;
 use download::Download;
-use failure::{failed, status};
+use failure::{Failure, failed, is_absent, status};
 use lone::Lone;
 use multipart::Pending;
 use tries::Tries;
@@ -233,7 +234,7 @@ impl Bucket {
         let request = request.set_storage_class(self.storage_class()).body(ByteStream::from(bytes));
         match request.customize().interceptor(tries.clone()).send().await {
             Ok(answer) => Ok(Written::Stored(etag(answer.e_tag(), &place)?)),
-            Err(error) if is_refusal(condition, status(&error)) => Ok(Written::Refused(tries.count())),
+            Err(error) if is_refusal(condition, &error) => Ok(Written::Refused(tries.count())),
             Err(error) => Err(failed("write", &place, &tries, &error)),
         }
     }
@@ -329,7 +330,7 @@ impl ObjectStore for Bucket {
                 size: found.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
                 version: version(found.e_tag(), found.last_modified(), &place)?,
             })),
-            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed("inspect", &place, &tries, &error)),
         }
     }
@@ -370,7 +371,7 @@ impl ObjectStore for Bucket {
         match request.customize().interceptor(tries.clone()).send().await {
             Ok(_) => Ok(true),
             // Gone, by an attempt whose answer was lost or by somebody else.
-            Err(error) if status(&error) == Some(404) => Ok(tries.count() > 1),
+            Err(error) if is_absent(&error) => Ok(tries.count() > 1),
             Err(error) if status(&error) == Some(412) => Ok(tries.count() > 1 && self.head(key).await?.is_none()),
             Err(error) => Err(failed("delete", &place, &tries, &error)),
         }
@@ -426,8 +427,8 @@ fn now() -> Timestamp {
 }
 
 /// Whether an answer says that a condition did not hold. Where something is to be replaced that is not there, S3 says 404.
-fn is_refusal(condition: &Condition, status: Option<u16>) -> bool {
-    status == Some(412) || (status == Some(404) && matches!(condition, Condition::Matches(_)))
+fn is_refusal<E: ProvideErrorMetadata>(condition: &Condition, failure: &Failure<E>) -> bool {
+    status(failure) == Some(412) || (is_absent(failure) && matches!(condition, Condition::Matches(_)))
 }
 
 /// Takes the version out of an answer.
@@ -435,7 +436,9 @@ fn etag(stated: Option<&str>, place: &str) -> Result<Etag, ObjectError> {
     stated.map(|etag| Etag(etag.to_owned())).ok_or_else(|| ObjectError::Io {
         action: "tell the version of",
         place: place.to_owned(),
-        source: std::io::Error::other("the provider states no ETag"),
+        source: std::io::Error::other(
+            "the provider states no ETag: perhaps it is no S3: check the endpoint in the store's URI",
+        ),
     })
 }
 

@@ -6,6 +6,7 @@
 pub mod any;
 pub mod child;
 pub mod doors;
+pub mod faults;
 pub mod keys;
 pub mod package;
 pub mod pieces;

@@ -17,7 +17,7 @@ use aws_smithy_http_client::{Builder, tls};
 
 use super::failure::chain;
 use super::location::{Addressing, Location};
-use super::tries::Conflicts;
+use super::tries::Answers;
 use crate::object::ObjectError;
 
 /// The region of a bucket of which nobody says where it is, as in Nix.
@@ -100,7 +100,7 @@ pub(super) async fn client(
         .timeout_config(timeouts)
         .retry_config(retries)
         .retry_partition(RetryPartition::custom("nix-quorum").token_bucket(unlimited).build())
-        .retry_classifier(Conflicts)
+        .retry_classifier(Answers)
         .stalled_stream_protection(
             StalledStreamProtectionConfig::enabled()
                 .upload_enabled(true)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::failure::{failed, status};
+use super::failure::{failed, is_absent, status};
 use super::tries::{Tries, note_retry};
 use super::{Bucket, version};
 use crate::object::{Key, Metadata, ObjectError, ObjectStore as _};
@@ -150,10 +150,7 @@ async fn ask(bucket: &Bucket, key: &Key, from: u64, same: Option<&Metadata>) -> 
         Ok(answer) if same.is_some_and(|same| answer.e_tag() != Some(&same.version.etag.0)) => Ok(Part::Absent),
         Ok(answer) => Ok(Part::Here(Box::new(answer))),
         Err(error) => match status(&error) {
-            // A bucket that is missing is another thing than an object that is.
-            Some(404) if error.as_service_error().is_none_or(|error| error.meta().code() != Some("NoSuchBucket")) => {
-                Ok(Part::Absent)
-            }
+            _ if is_absent(&error) => Ok(Part::Absent),
             Some(412) if same.is_some() => Ok(Part::Absent),
             Some(416) => Ok(Part::Behind),
             _ => Err(failed("read", &place, &tries, &error)),

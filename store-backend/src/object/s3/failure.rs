@@ -8,12 +8,36 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use super::tries::Tries;
 use crate::object::ObjectError;
 
+/// What to do where there is no answer.
+const CHECK: &str = "check the network, and the endpoint in the store's URI";
+
 /// A request's failure.
 pub(super) type Failure<E> = SdkError<E, HttpResponse>;
 
 /// Returns the status of the answer that a request failed with; none where there was no answer.
 pub(super) fn status<E>(failure: &Failure<E>) -> Option<u16> {
     failure.raw_response().map(|response| response.status().as_u16())
+}
+
+/// Whether an answer says that an object is not there. A bucket that is missing is another thing.
+pub(super) fn is_absent<E: ProvideErrorMetadata>(failure: &Failure<E>) -> bool {
+    status(failure) == Some(404) && failure.code() != Some("NoSuchBucket") && !is_foreign(failure)
+}
+
+/// Whether what answered is no S3, which writes XML. Where S3 is busy or down, others may answer in its place.
+fn is_foreign<E: ProvideErrorMetadata>(failure: &Failure<E>) -> bool {
+    let answered = |response| is_page(response) || (status(failure) == Some(404) && has_body(response));
+    failure.code().is_none() && failure.raw_response().is_some_and(answered)
+}
+
+/// Whether an answer is a page for people, and no sign of trouble that passes.
+pub(super) fn is_page(response: &HttpResponse) -> bool {
+    let is_html = response.headers().get("content-type").is_some_and(|stated| stated.starts_with("text/html"));
+    is_html && has_body(response) && !matches!(response.status().as_u16(), 408 | 429 | 500..)
+}
+
+fn has_body(response: &HttpResponse) -> bool {
+    response.body().bytes().is_some_and(|body| !body.is_empty())
 }
 
 /// Makes an error of a failure: what was to be done, to what, why not, and what would help.
@@ -39,12 +63,16 @@ where
         return match failure {
             SdkError::TimeoutError(_) => {
                 let why = last.unwrap_or_else(|| "no answer".into());
-                again(ErrorKind::TimedOut, format!("the provider did not answer in time: {why}"))
+                let why = match tries.status() {
+                    Some(status) => format!("the provider answers {status}: {why}"),
+                    None => format!("the provider did not answer in time: {why}: {CHECK}"),
+                };
+                again(ErrorKind::TimedOut, why)
             }
             SdkError::ConstructionFailure(_) => {
                 (ErrorKind::Other, format!("there are no usable credentials: {}", words(failure)))
             }
-            _ => again(ErrorKind::NotConnected, format!("the provider cannot be reached: {}", words(failure))),
+            _ => again(ErrorKind::NotConnected, format!("the provider cannot be reached: {}: {CHECK}", words(failure))),
         };
     };
     let status = response.status().as_u16();
@@ -52,6 +80,10 @@ where
     let said = failure.message().map(|said| format!(" ({})", one_line(said))).unwrap_or_default();
     let region = response.headers().get("x-amz-bucket-region");
     let advice = match (code, status) {
+        _ if is_foreign(failure) => {
+            let why = format!("what answers {status} is no S3: correct the endpoint in the store's URI");
+            return (ErrorKind::Other, why);
+        }
         ("NoSuchBucket", _) => {
             "there is no such bucket: create it, or correct its name or the endpoint in the store's URI".into()
         }
@@ -60,7 +92,15 @@ where
             Some(region) => format!("the bucket is in another region: give region={region} in the store's URI"),
             None => "the bucket is in another region: give region=… in the store's URI".into(),
         },
-        ("InvalidAccessKeyId", _) => {
+        // To a request without a body of its own, S3 answers without one.
+        ("" | "BadRequest", 400) if region.is_some() => {
+            format!("the bucket is in another region: give region={} in the store's URI", region.unwrap_or_default())
+        }
+        ("InvalidStorageClass", _) => {
+            "the provider does not have this storage class: change storage-class in the store's URI, or leave it out"
+                .into()
+        }
+        ("InvalidAccessKeyId" | "NotSignedUp", _) => {
             "the provider does not know the access key: check AWS_ACCESS_KEY_ID, or the profile".into()
         }
         ("SignatureDoesNotMatch", _) => {

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::failure::{failed, status};
+use super::failure::{failed, is_absent};
 use super::tries::Tries;
 use super::{Bucket, etag, is_refusal};
 use crate::nonce::nonce;
@@ -294,7 +294,7 @@ impl Multipart {
             Err(error) => {
                 let code = error.as_service_error().and_then(|error| error.code());
                 let is_gone = code == Some("NoSuchUpload");
-                if !is_gone && !is_refusal(condition, status(&error)) {
+                if !is_gone && !is_refusal(condition, &error) {
                     return Err(failed("complete", &place, &tries, &error));
                 }
                 // It may be that the answer to an earlier attempt was lost.
@@ -320,7 +320,7 @@ impl Multipart {
                 let ours = found.metadata().and_then(|all| all.get(WRITER)) == Some(&self.writer);
                 if ours { etag(found.e_tag(), &place).map(Some) } else { Ok(None) }
             }
-            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed("inspect", &place, &tries, &error)),
         }
     }
