@@ -330,6 +330,21 @@ async fn where_nobody_listens_the_deadline_ends_it() {
     fails("inspecting", &words, bucket.head(&key("object"))).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_that_does_not_exist_is_named() {
+    let location = Location::parse("s3://cache?profile=nobody-has-this&region=us-east-1").expect("a location");
+    for (case, none) in [("connecting", None), ("opening", Some(()))] {
+        let location = location.clone();
+        let work = async move {
+            match none {
+                None => Bucket::connect(location, patience(), None).await.map(|_| "connected"),
+                Some(()) => Bucket::open(location, patience(), None, Writers::Any).await.map(|_| "opened"),
+            }
+        };
+        fails(case, &["nobody-has-this", "profile=", "AWS_CONFIG_FILE", "s3://cache"], work).await;
+    }
+}
+
 #[test]
 fn a_storage_class_that_there_is_not_is_said_with_those_there_are() {
     let error = Location::parse("s3://cache?storage-class=STANDARD-IA").expect_err("it is misspelt").to_string();

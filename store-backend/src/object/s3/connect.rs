@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::{BehaviorVersion, environment, profile};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
@@ -62,17 +63,18 @@ pub(super) async fn client(
     let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring);
     let http: SharedHttpClient =
         Builder::new().tls_provider(provider).pool_max_idle_per_host(IDLE_CONNECTIONS).build_https();
-    let mut region = RegionProviderChain::first_try(location.region.clone().map(Region::new))
+    let region = RegionProviderChain::first_try(location.region.clone().map(Region::new))
         .or_else(environment::EnvironmentVariableRegionProvider::new());
     let mut profile_region = profile::ProfileFileRegionProvider::builder();
     if let Some(name) = &location.profile {
         profile_region = profile_region.profile_name(name);
     }
-    region = region.or_else(profile_region.build()).or_else(REGION);
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region).http_client(http.clone());
+    let region = region.or_else(profile_region.build()).or_else(REGION).region().await;
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).region(region.clone()).http_client(http.clone());
     if let Some(name) = &location.profile {
         // Who names a profile means it, whatever the environment says besides.
-        let named = ProfileFileCredentialsProvider::builder().profile_name(name).build();
+        let means = ProviderConfig::without_region().with_region(region).with_http_client(http.clone());
+        let named = ProfileFileCredentialsProvider::builder().configure(&means).profile_name(name).build();
         loader = loader.profile_name(name).credentials_provider(named);
     }
     if let Some(credentials) = credentials {
@@ -127,8 +129,16 @@ async fn identity(location: &Location, provider: &SharedCredentialsProvider) -> 
         Ok(_) => Ok(Identity::Signed),
         Err(CredentialsError::CredentialsNotLoaded(_)) if location.profile.is_none() => Ok(Identity::Anonymous),
         Err(error) => {
-            let hint =
-                "a public bucket needs none: set AWS_EC2_METADATA_DISABLED=true where no metadata service answers";
+            let hint = match &location.profile {
+                Some(name) => format!(
+                    "profile={name} in the store's URI names a profile in ~/.aws/config or ~/.aws/credentials, or where \
+                     AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE say"
+                ),
+                None => {
+                    "a public bucket needs none: set AWS_EC2_METADATA_DISABLED=true where no metadata service answers"
+                        .into()
+                }
+            };
             let why = format!("{} ({hint})", chain(&error));
             Err(ObjectError::Io {
                 action: "get credentials for",
