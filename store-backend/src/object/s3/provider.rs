@@ -31,6 +31,9 @@ const HOLDS: i64 = 7 * 24 * 60 * 60;
 /// How long a racer pauses in the middle of its body: longer than the others take to begin.
 const PAUSE: Duration = Duration::from_millis(300);
 
+/// How often the test is begun anew because answers were lost.
+const STARTS: usize = 8;
+
 /// How often there is a race.
 const RACES: usize = 2;
 
@@ -62,6 +65,19 @@ struct Answer {
 enum When {
     Absent,
     Matches(String),
+}
+
+/// Why a test says nothing.
+enum Inconclusive {
+    /// A write was refused, but perhaps because an earlier attempt at it was not: its answer was lost.
+    Unclear,
+    Failed(ObjectError),
+}
+
+impl From<ObjectError> for Inconclusive {
+    fn from(error: ObjectError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Bucket {
@@ -97,17 +113,28 @@ impl Bucket {
     }
 
     async fn test_conditions(&self) -> Result<Conditions, ObjectError> {
-        let keys: Vec<Key> = (0..=RACES)
-            .map(|_| Key::new(format!("quorum/probe/{}", nonce())).expect("nonces are made of a key's characters"))
-            .collect();
-        let tested = self.test_with(&keys).await;
-        for key in &keys {
-            self.delete_regardless(key).await?;
+        for _ in 0..STARTS {
+            let keys: Vec<Key> = (0..=RACES)
+                .map(|_| Key::new(format!("quorum/probe/{}", nonce())).expect("nonces are made of a key's characters"))
+                .collect();
+            let tested = self.test_with(&keys).await;
+            for key in &keys {
+                self.delete_regardless(key).await?;
+            }
+            match tested {
+                Ok(conditions) => return Ok(conditions),
+                Err(Inconclusive::Failed(error)) => return Err(error),
+                Err(Inconclusive::Unclear) => {}
+            }
         }
-        tested
+        Err(ObjectError::Io {
+            action: "test conditional writes to",
+            place: format!("s3://{}", self.name()),
+            source: std::io::Error::other(format!("answers were lost in each of {STARTS} tests: check the network")),
+        })
     }
 
-    async fn test_with(&self, keys: &[Key]) -> Result<Conditions, ObjectError> {
+    async fn test_with(&self, keys: &[Key]) -> Result<Conditions, Inconclusive> {
         let [one, races @ ..] = keys else { return Ok(Conditions::Ignored) };
         // One after the other.
         let Some(first) = self.write_if(one, When::Absent, "one", Duration::ZERO).await? else {
@@ -140,7 +167,7 @@ impl Bucket {
         Ok(Conditions::Hold)
     }
 
-    async fn race(&self, key: &Key, when: &When) -> Result<Vec<Option<String>>, ObjectError> {
+    async fn race(&self, key: &Key, when: &When) -> Result<Vec<Option<String>>, Inconclusive> {
         let racers = (0..RACERS).map(|number| async move {
             let text = format!("{} {number}", nonce());
             self.write_if(key, when.clone(), &text, PAUSE).await
@@ -155,7 +182,7 @@ impl Bucket {
         when: When,
         text: &str,
         pause: Duration,
-    ) -> Result<Option<String>, ObjectError> {
+    ) -> Result<Option<String>, Inconclusive> {
         let place = self.place(key.as_str());
         let tries = Tries::of("test a conditional write of", &place);
         let request = self.client().put_object().bucket(self.name()).key(key.as_str());
@@ -173,8 +200,11 @@ impl Bucket {
         match request.customize().interceptor(tries.clone()).send().await {
             Ok(answer) => Ok(answer.e_tag().map(str::to_owned)),
             // 400 and 501: it knows no conditions, and says so.
-            Err(error) if matches!(status(&error), Some(400 | 404 | 409 | 412 | 501)) => Ok(None),
-            Err(error) => Err(failed("test a conditional write of", &place, &tries, &error)),
+            Err(error) if matches!(status(&error), Some(400 | 404 | 409 | 412 | 501)) => {
+                // Where an attempt went astray, the next one found what it had done, or what others did meanwhile.
+                if tries.are_unclear() && status(&error) != Some(501) { Err(Inconclusive::Unclear) } else { Ok(None) }
+            }
+            Err(error) => Err(failed("test a conditional write of", &place, &tries, &error).into()),
         }
     }
 
@@ -205,10 +235,13 @@ impl Bucket {
 fn slow_body(text: &str, pause: Duration) -> ByteStream {
     let (first, second) = text.split_at(text.len() / 2);
     let halves = [first, second].map(|half| Bytes::copy_from_slice(half.as_bytes()));
-    let frames = stream::unfold((halves.into_iter(), Duration::ZERO), move |(mut halves, wait)| async move {
-        let half = halves.next()?;
-        tokio::time::sleep(wait).await;
-        Some((Ok::<_, std::io::Error>(Frame::data(half)), (halves, pause)))
-    });
-    ByteStream::new(SdkBody::from_body_1_x(StreamBody::new(frames)))
+    ByteStream::new(SdkBody::retryable(move || {
+        let halves = halves.clone().into_iter();
+        let frames = stream::unfold((halves, Duration::ZERO), move |(mut halves, wait)| async move {
+            let half = halves.next()?;
+            tokio::time::sleep(wait).await;
+            Some((Ok::<_, std::io::Error>(Frame::data(half)), (halves, pause)))
+        });
+        SdkBody::from_body_1_x(StreamBody::new(frames))
+    }))
 }

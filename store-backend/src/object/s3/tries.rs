@@ -64,6 +64,11 @@ impl Tries {
         self.0.attempts.load(Ordering::Relaxed)
     }
 
+    /// Whether an attempt may have done its work, although nobody said so: there was no answer, or one of a provider in trouble.
+    pub(super) fn are_unclear(&self) -> bool {
+        self.0.unclear.load(Ordering::Relaxed) > 0
+    }
+
     /// Returns what went wrong last, if anything did.
     pub(super) fn last(&self) -> Option<String> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
