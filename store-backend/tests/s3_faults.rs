@@ -536,6 +536,34 @@ async fn a_download_that_breaks_off_again_and_again_is_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_that_does_not_go_on_ends_at_the_deadline() {
+    let Some(server) = s3s_fs() else { return };
+    let site = Site::on(server, Writers::One, 5).await;
+    let works = [
+        Fault::Body(0, Ending::Silence),
+        Fault::Body(0, Ending::Reset),
+        Fault::Body(10, Ending::Silence),
+        // Each drop comes in time, all of them do not.
+        Fault::Drip(10, Duration::from_millis(500)),
+    ];
+    let works = works.into_iter().enumerate().map(async |(number, fault)| {
+        let name = &format!("{number}");
+        assert!(matches!(site.put(name, Condition::Absent, own_bytes(1000)).await, Ok(Put::Stored(_))));
+        site.proxy.next(name, Operation::Get, usize::MAX, fault.clone());
+        let got = site.get(name).await.expect_err("it never comes");
+        assert!(got.contains("of 1032 bytes"), "{fault:?}: {got:?} says how far it came");
+        // A stream goes on as long as anything comes.
+        if matches!(fault, Fault::Body(0, _)) {
+            let read = tokio::time::timeout(2 * site.total + SLACK, site.read(name, 0)).await.expect("it ends");
+            let read = read.expect_err("it never comes");
+            assert!(read.contains("0 of 1032 bytes"), "{fault:?}: {read:?} says how far it came");
+        }
+    });
+    futures_util::future::join_all(works).await;
+    site.bucket.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_provider_makes_of_conditions_is_found_out_if_answers_are_lost() {
     let Some(server) = moto() else { return };
     // The first writes of the test are made one by one, those after the fourth together.

@@ -307,6 +307,7 @@ impl Bucket {
 #[async_trait]
 impl ObjectStore for Bucket {
     async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
+        let deadline = tokio::time::Instant::now() + self.0.patience.total;
         let Some(mut download) = Download::start(self, key, 0).await? else {
             return Ok(None);
         };
@@ -314,11 +315,7 @@ impl ObjectStore for Bucket {
         if size > limit {
             return Err(ObjectError::TooLong { key: key.clone(), size, limit });
         }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        while let Some(chunk) = download.next().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Some(Object { bytes: bytes.into(), version }))
+        Ok(Some(Object { bytes: download.rest_before(deadline).await?, version }))
     }
 
     async fn head(&self, key: &Key) -> Result<Option<Metadata>, ObjectError> {

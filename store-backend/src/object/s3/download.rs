@@ -1,13 +1,13 @@
 //! An object on its way down: what breaks off in the middle is asked for again, from where it broke off.
 
 use std::io::{self, ErrorKind, Read};
-use std::time::Instant;
+use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{failed, is_absent, status};
 use super::tries::{Tries, note_retry};
@@ -19,6 +19,9 @@ const WAITING: usize = 16;
 
 /// How often a download may break off without a byte in between.
 const BREAKS: u32 = 8;
+
+/// The pause after the second break without a byte in between. After each further one it is twice as long.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Download {
     bucket: Bucket,
@@ -71,11 +74,25 @@ impl Download {
 
     /// Returns the next bytes; none after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ObjectError> {
+        let deadline = Instant::now() + self.bucket.0.patience.total;
+        self.next_before(deadline).await
+    }
+
+    /// Returns all that is left, if it comes before a moment.
+    pub(super) async fn rest_before(&mut self, deadline: Instant) -> Result<Bytes, ObjectError> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.metadata.size - self.at).unwrap_or(0));
+        while let Some(chunk) = self.next_before(deadline).await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
+    }
+
+    async fn next_before(&mut self, deadline: Instant) -> Result<Option<Bytes>, ObjectError> {
+        let patience = self.bucket.0.patience;
         let begun = Instant::now();
         let mut breaks = 0;
         while self.at < self.metadata.size {
-            let patience = self.bucket.0.patience;
-            let why = match timeout(patience.attempt, self.body.next()).await {
+            let why = match timeout_at(deadline.min(Instant::now() + patience.attempt), self.body.next()).await {
                 Ok(Some(Ok(chunk))) if chunk.len() as u64 <= self.metadata.size - self.at => {
                     self.at += chunk.len() as u64;
                     return Ok(Some(chunk));
@@ -83,17 +100,27 @@ impl Download {
                 Ok(Some(Ok(_))) => return Err(unexpected(&self.place(), "more bytes came than it has")),
                 Ok(Some(Err(error))) => format!("it broke off: {error}"),
                 Ok(None) => "it broke off".to_owned(),
+                Err(_) if Instant::now() >= deadline => "it does not come in time".to_owned(),
                 Err(_) => format!("no byte came in {} s", patience.attempt.as_secs()),
             };
             breaks += 1;
             let why = format!("{why}, after {} of {} bytes", self.at, self.metadata.size);
-            if breaks > BREAKS || begun.elapsed() > patience.total {
+            let too_late = |why: &str| {
                 let why = format!("{why} (tried {breaks} times in {} s)", begun.elapsed().as_secs());
-                return Err(self.broken(ErrorKind::TimedOut, why));
+                self.broken(ErrorKind::TimedOut, why)
+            };
+            if breaks > BREAKS || Instant::now() >= deadline {
+                return Err(too_late(&why));
             }
             note_retry();
             tracing::warn!(why, "reading on in {}", self.place());
-            match ask(&self.bucket, &self.key, self.at, Some(&self.metadata)).await? {
+            let again = async {
+                if breaks > 1 {
+                    sleep((PAUSE * (1 << (breaks - 2))).min(patience.total / 8)).await;
+                }
+                ask(&self.bucket, &self.key, self.at, Some(&self.metadata)).await
+            };
+            match timeout_at(deadline, again).await.map_err(|_| too_late(&why))?? {
                 Part::Here(answer) if self.at == 0 || answer.content_range().is_some() => self.body = answer.body,
                 Part::Here(_) => return Err(unexpected(&self.place(), "the provider does not send parts of objects")),
                 Part::Absent | Part::Behind => {
