@@ -584,6 +584,46 @@ async fn what_a_provider_makes_of_conditions_is_found_out_if_answers_are_lost() 
     futures_util::future::join_all(works).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_looked_at_for_too_long_is_not_written_without_a_lease() {
+    let Some(server) = s3s_fs() else { return };
+    let (proxy, name) = Site::empty(server).await;
+    let location = Location::parse(&format!("s3://{name}?endpoint=http://127.0.0.1:{}", proxy.port));
+    let [connect, attempt, total, lease] = [1, 2, 4, 12].map(Duration::from_secs);
+    let patience = Patience { connect, attempt, total, lease };
+    let opened = Bucket::open(location.expect("a location"), patience, credentials(server), Writers::One).await;
+    let bucket = opened.expect("nobody else writes");
+    let names: Vec<Key> = (0..16).map(|number| key(&format!("late-{number}"))).collect();
+    let drafts = names.iter().map(|name| Draft::of_bytes(name.clone(), Condition::Absent, "content")).collect();
+    let puts = bucket.publish(drafts).await.expect("no fault yet");
+    // The lease cannot be renewed any more, and each look takes almost as long as it may.
+    let mut seen = BTreeSet::new();
+    proxy.plan(move |request| match (request.operation(), request.key()) {
+        (_, key) if key == "quorum/writer" => slow_down(),
+        (Operation::Head, key) if seen.insert(key.clone()) => Fault::Request(0, Ending::Silence),
+        (Operation::Head, _) => Fault::Delay(Duration::from_millis(1400)),
+        _ => Fault::None,
+    });
+    let cut = Instant::now();
+    let mut deletions = JoinSet::new();
+    for (name, put) in names.into_iter().zip(puts) {
+        let (bucket, Put::Stored(etag)) = (bucket.clone(), put) else { panic!("nobody else writes") };
+        deletions.spawn(async move { bucket.delete(&name, &etag).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let ended = deletions.join_all().await;
+    assert!(ended.iter().any(Result::is_ok), "at first the lease is held");
+    let no_lease = |ended: &Result<_, ObjectError>| {
+        ended.as_ref().is_err_and(|error| error.to_string().contains("could not be renewed"))
+    };
+    assert!(ended.iter().any(no_lease), "it is not renewed: {ended:?}");
+    // Others wait for as long as the lease lasts; requests under way take a third of that; and the rest is for a busy machine.
+    let latest = proxy.requests("late-").into_iter().filter(|request| request.operation() == Operation::Delete);
+    let latest = latest.map(|request| request.at.saturating_duration_since(cut)).max().expect("there were some");
+    support::measured(&format!("the last deletion came {latest:?} after the last renewal"));
+    assert!(latest < lease / 2 + lease / 6, "a request was made {latest:?} after the last renewal");
+}
+
 /// What was written under one key, by whom.
 #[derive(Default)]
 struct Wrote {

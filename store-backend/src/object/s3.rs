@@ -94,16 +94,22 @@ enum Written {
 struct Turn<'a> {
     /// Whether the provider looks at conditions.
     conditional: bool,
-    _alone: Option<tokio::sync::MutexGuard<'a, ()>>,
+    alone: Option<(&'a Lone, tokio::sync::MutexGuard<'a, ()>)>,
 }
 
 impl Turn<'_> {
+    /// Says no when the object may not be written any more: whoever looked at something first may have looked for long.
+    fn check(&self) -> Result<(), ObjectError> {
+        self.alone.as_ref().map_or(Ok(()), |(lone, _)| lone.check())
+    }
+
     /// Looks whether a condition holds, where the provider does not.
     async fn refuses(&self, bucket: &Bucket, key: &Key, condition: &Condition) -> Result<bool, ObjectError> {
         if self.conditional {
             return Ok(false);
         }
         let found = bucket.head(key).await?.map(|found| found.version.etag);
+        self.check()?;
         Ok(match condition {
             Condition::Absent => found.is_some(),
             Condition::Matches(etag) => found.as_ref() != Some(etag),
@@ -196,10 +202,10 @@ impl Bucket {
                 place: self.place(key.as_str()),
                 source: std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it was opened for reading"),
             }),
-            Writing::Conditional => Ok(Turn { conditional: true, _alone: None }),
+            Writing::Conditional => Ok(Turn { conditional: true, alone: None }),
             Writing::Lone(lone) => {
                 let conditional = lone.conditions == Conditions::LoseRaces;
-                Ok(Turn { conditional, _alone: Some(lone.turn(key).await?) })
+                Ok(Turn { conditional, alone: Some((lone, lone.turn(key).await?)) })
             }
         }
     }
@@ -362,6 +368,7 @@ impl ObjectStore for Bucket {
         if self.head(key).await?.is_none_or(|found| found.version.etag != *version) {
             return Ok(false);
         }
+        turn.check()?;
         let tries = Tries::of("delete", &place);
         let request = self.client().delete_object().bucket(self.name()).key(key.as_str());
         let request = request.set_if_match(turn.conditional.then(|| version.0.clone()));

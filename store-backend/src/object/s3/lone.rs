@@ -89,8 +89,13 @@ impl Lone {
     pub(super) async fn turn(&self, key: &Key) -> Result<tokio::sync::MutexGuard<'_, ()>, ObjectError> {
         let sum = key.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let turn = self.locks[sum % LOCKS].lock().await;
-        self.lease.check()?;
+        self.check()?;
         Ok(turn)
+    }
+
+    /// Says no when this process may not write any more, or does not know.
+    pub(super) fn check(&self) -> Result<(), ObjectError> {
+        self.lease.check()
     }
 
     /// Gives the lease back.

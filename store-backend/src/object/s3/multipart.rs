@@ -277,6 +277,7 @@ impl Multipart {
             return Ok(Put::Refused);
         }
         let place = bucket.place(self.key.as_str());
+        turn.check()?;
         let tries = Tries::of("complete", &place);
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         let request = bucket.client().complete_multipart_upload().bucket(bucket.name()).key(self.key.as_str());
