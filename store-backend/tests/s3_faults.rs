@@ -624,6 +624,19 @@ async fn what_was_looked_at_for_too_long_is_not_written_without_a_lease() {
     assert!(latest < lease / 2 + lease / 6, "a request was made {latest:?} after the last renewal");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_written_in_time_is_not_tried_for_ever() {
+    let Some(server) = s3s_fs() else { return };
+    let (proxy, name) = Site::empty(server).await;
+    let location = Location::parse(&format!("s3://{name}?endpoint=http://127.0.0.1:{}", proxy.port));
+    proxy.next("quorum/writer", Operation::Put, usize::MAX, Fault::Delay(Duration::from_millis(300)));
+    let patience = Patience { lease: Duration::from_secs(6), ..patience(5) };
+    let open = Bucket::open(location.expect("a location"), patience, credentials(server), Writers::One);
+    let opened = tokio::time::timeout(Duration::from_secs(40), open).await.expect("it ends");
+    let error = opened.err().expect("it takes too long").to_string();
+    assert!(error.contains(&name) && error.contains("quorum/writer") && error.contains("too slow"), "{error}");
+}
+
 /// What was written under one key, by whom.
 #[derive(Default)]
 struct Wrote {

@@ -24,6 +24,9 @@ const MAX_LEASE: u64 = 64 << 10;
 /// How many keys may be written at once.
 const LOCKS: usize = 256;
 
+/// How often taking the lease is begun anew because writing it took long.
+const STARTS: usize = 12;
+
 /// So many renewals in the time for which a lease is watched.
 const RENEWALS: u32 = 12;
 
@@ -120,7 +123,7 @@ impl Lease {
         let state = Mutex::new(State::Held { until: Instant::now() });
         let lease = Arc::new(Self { bucket: bucket.clone(), key, holder, lasts, state });
         let settles = lasts / RENEWALS;
-        loop {
+        for _ in 0..STARTS {
             lease.watch().await?;
             let begun = Instant::now();
             lease.write(0).await?;
@@ -137,6 +140,10 @@ impl Lease {
                 found => Err(lease.taken(found.map(|(found, _)| found))),
             };
         }
+        let most = (settles / 2).as_millis();
+        Err(lease.error(format!(
+            "each time it takes more than {most} ms to write {LEASE}: the provider, or the way to it, is too slow for a lease"
+        )))
     }
 
     /// Returns when nobody holds the lease.
