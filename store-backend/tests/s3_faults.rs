@@ -48,9 +48,13 @@ struct Site {
 
 impl Site {
     async fn on(server: &'static S3, writers: Writers, total: u64) -> Self {
+        Self::with(server, writers, patience(total)).await
+    }
+
+    async fn with(server: &'static S3, writers: Writers, patience: Patience) -> Self {
         let (proxy, name) = Self::empty(server).await;
-        let bucket = open(&proxy, &name, server, writers, total).await.expect("no fault yet");
-        Self { server, proxy, name, bucket, total: Duration::from_secs(total) }
+        let bucket = open(&proxy, &name, server, writers, patience).await.expect("no fault yet");
+        Self { server, proxy, name, bucket, total: patience.total }
     }
 
     async fn empty(server: &'static S3) -> (Proxy, String) {
@@ -170,10 +174,16 @@ fn credentials(server: &S3) -> Option<Credentials> {
     Some(Credentials::new(&server.account.access_key, &server.account.secret_key, None, None, "test"))
 }
 
-async fn open(proxy: &Proxy, name: &str, server: &S3, writers: Writers, total: u64) -> Result<Bucket, ObjectError> {
+async fn open(
+    proxy: &Proxy,
+    name: &str,
+    server: &S3,
+    writers: Writers,
+    patience: Patience,
+) -> Result<Bucket, ObjectError> {
     let uri = format!("s3://{name}?endpoint=http://127.0.0.1:{}&region=us-east-1&multipart-threshold=0", proxy.port);
     let location = Location::parse(&uri).expect("a location");
-    Bucket::open(location, patience(total), credentials(server), writers).await
+    Bucket::open(location, patience, credentials(server), writers).await
 }
 
 /// Returns bytes that say themselves whether they are whole, and that nobody else writes.
@@ -291,7 +301,9 @@ async fn every_operation_outlasts_every_fault_of_a_lone_writer() {
 
 async fn an_upload_outlasts_every_fault(server: &'static S3, writers: Writers) {
     const PART: u64 = 5 << 20;
-    let site = Site::on(server, writers, 20).await;
+    // Servers take their time with parts, and s3s-fs forgets what it was completing if nobody waits for it.
+    let [connect, attempt, total, lease] = [2, 4, 24, 30].map(Duration::from_secs);
+    let site = Site::with(server, writers, Patience { connect, attempt, total, lease }).await;
     let (small, large) = (3_000, 2 * PART as usize + 1000);
     let cases = [
         ("small", small, Operation::Put, 2, Fault::Request(1000, Ending::Reset)),
@@ -321,6 +333,18 @@ async fn an_upload_outlasts_every_fault(server: &'static S3, writers: Writers) {
     });
     stream::iter(uploads).buffer_unordered(2).collect::<()>().await;
     site.bucket.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_outlasts_every_fault_where_conditions_hold() {
+    let Some(server) = moto() else { return };
+    an_upload_outlasts_every_fault(server, Writers::Any).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_outlasts_every_fault_of_a_lone_writer() {
+    let Some(server) = s3s_fs() else { return };
+    an_upload_outlasts_every_fault(server, Writers::One).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -564,6 +588,55 @@ async fn a_download_that_does_not_go_on_ends_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_dropped_is_given_up_at_the_provider() {
+    let Some(server) = moto() else { return };
+    let site = Site::on(server, Writers::Any, 5).await;
+    let upload = |name: &'static str, size: usize| {
+        let bucket = site.bucket.clone();
+        async move {
+            let expected = Expected { key: Some(key(name)), at_most: None };
+            let upload = bucket.upload(expected).await.expect("there is room");
+            spawn_blocking(move || write_all(upload, &own_bytes(size)).expect("no fault yet")).await.expect("it ends")
+        }
+    };
+    // While it starts, while its parts are on their way, and when they have come.
+    site.proxy.next("starting", Operation::Create, 1, Fault::Delay(Duration::from_millis(300)));
+    let expected = Expected { key: Some(key("starting")), at_most: None };
+    let mut starting = site.bucket.upload(expected).await.expect("there is room");
+    let starting = spawn_blocking(move || starting.write(&own_bytes(6 << 20)).map(|()| starting)).await;
+    while site.proxy.count("starting", Operation::Create) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(starting);
+    site.proxy.next("sending", Operation::Part, 1, Fault::Delay(Duration::from_millis(500)));
+    let sending = upload("sending", 6 << 20).await;
+    let sent = upload("sent", 6 << 20).await;
+    while site.proxy.count("sent", Operation::Part) < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop((sending, sent));
+    // Refused where it was to be.
+    assert!(matches!(site.put("refused", Condition::Absent, "x").await, Ok(Put::Stored(_))));
+    assert_eq!(site.upload("refused", true, &own_bytes(6 << 20)).await, Ok(Put::Refused));
+    // A part that the provider does not take.
+    let denied = Fault::Answer(Answer::error(403, "AccessDenied", "Access Denied"));
+    site.proxy.next("denied", Operation::Part, usize::MAX, denied.clone());
+    assert!(site.upload("denied", true, &own_bytes(6 << 20)).await.is_err());
+    site.proxy.next("incomplete", Operation::Complete, usize::MAX, denied);
+    assert!(site.upload("incomplete", false, &own_bytes(6 << 20)).await.is_err());
+    let begun = Instant::now();
+    while ["starting", "sending", "sent", "refused", "denied", "incomplete"]
+        .iter()
+        .any(|name| site.proxy.count(name, Operation::Abort) == 0)
+        || !site.uploads().await.is_empty()
+    {
+        assert!(begun.elapsed() < site.total + SLACK, "left: {:?}", site.uploads().await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(site.list("").await, Ok(BTreeSet::from(["refused".into()])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_provider_makes_of_conditions_is_found_out_if_answers_are_lost() {
     let Some(server) = moto() else { return };
     // The first writes of the test are made one by one, those after the fourth together.
@@ -578,7 +651,7 @@ async fn what_a_provider_makes_of_conditions_is_found_out_if_answers_are_lost() 
             puts += usize::from(probes);
             if probes && puts == at + 1 { fault.clone() } else { Fault::None }
         });
-        let opened = open(&proxy, &name, server, Writers::Any, 20).await;
+        let opened = open(&proxy, &name, server, Writers::Any, patience(20)).await;
         assert!(opened.is_ok(), "{case}: {:?}", opened.err());
     });
     futures_util::future::join_all(works).await;

@@ -138,11 +138,15 @@ impl Upload for Pending {
     }
 
     fn finish(&mut self) -> Result<(), ObjectError> {
-        match &mut self.state {
+        let finished = match &mut self.state {
             State::Parts(parts) => parts.finish(&self.runtime),
             State::Held(_) | State::Spooled(_) => Ok(()),
             State::Over => Err(self.error("write", "it failed before")),
+        };
+        if finished.is_err() {
+            self.state = State::Over;
         }
+        finished
     }
 
     fn held(&self) -> usize {
@@ -221,7 +225,9 @@ impl Drop for Parts {
 
 /// Sends parts as they come, several at a time.
 async fn send(bucket: Bucket, key: Key, parts: mpsc::Receiver<Bytes>) -> Result<Multipart, ObjectError> {
-    let mut multipart = Multipart::create(&bucket, &key).await?;
+    // This may be dropped at any time, and then the upload is given up; which needs its name, so that is waited for.
+    let starting = tokio::spawn(async move { Multipart::create(&bucket, &key).await });
+    let mut multipart = starting.await??;
     let numbered = stream::unfold((parts, 1), |(mut parts, number)| async move {
         let part = parts.recv().await?;
         Some(((number, part), (parts, number + 1)))
@@ -293,19 +299,20 @@ impl Multipart {
                 Ok(Put::Stored(etag(answer.e_tag(), &place)?))
             }
             Err(error) => {
-                let code = error.as_service_error().and_then(|error| error.code());
-                let is_gone = code == Some("NoSuchUpload");
-                if !is_gone && !is_refusal(condition, &error) {
+                let is_gone = error.code() == Some("NoSuchUpload");
+                let is_refused = !is_gone && is_refusal(condition, &error);
+                if !is_gone && !is_refused && !tries.are_unclear() {
                     return Err(failed("complete", &place, &tries, &error));
                 }
                 // It may be that the answer to an earlier attempt was lost.
-                match self.stored().await? {
-                    Some(etag) => {
+                match self.stored().await {
+                    Ok(Some(etag)) => {
                         self.runtime = None;
                         Ok(Put::Stored(etag))
                     }
-                    None if is_gone => Err(failed("complete", &place, &tries, &error)),
-                    None => Ok(Put::Refused),
+                    Ok(None) if is_refused => Ok(Put::Refused),
+                    Err(error) if is_refused => Err(error),
+                    Ok(None) | Err(_) => Err(failed("complete", &place, &tries, &error)),
                 }
             }
         }
