@@ -8,6 +8,7 @@ mod policy;
 mod serve;
 mod settings;
 mod stdio;
+mod sweep;
 mod verify;
 
 use std::process::ExitCode;
@@ -66,6 +67,12 @@ enum Command {
     /// exit code is a sum of Nix's bits: 1 where something is corrupted, 2 where something is not trusted, 4 where something
     /// could not be checked. It is 0 only if every path was checked and stands.
     Verify(verify::Arguments),
+    /// Find, and with --delete remove, what crashes and broken-off uploads left in a store.
+    ///
+    /// NARs that no path has, evidence and listings of paths that are not there, uploads in parts that were never put together.
+    /// It may run beside any number of gates: it announces what it is about to delete, looks again, and leaves what somebody
+    /// needs by then. Nothing is deleted without --delete.
+    Sweep(sweep::Arguments),
     /// Check policies, or start one.
     #[command(subcommand)]
     Policy(policy::Arguments),
@@ -93,6 +100,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
         Some(Command::Demo(arguments)) => demo::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(arguments),
+        Some(Command::Sweep(arguments)) => sweep::run(arguments),
         Some(Command::Policy(arguments)) => policy::run(arguments),
         Some(Command::Key(arguments)) => key::run(arguments),
         None => Err(CommandError::Usage("give a command: nix-quorum --help lists them".into())),

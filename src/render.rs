@@ -3,6 +3,7 @@
 mod audit;
 mod demo;
 mod progress;
+mod sweep;
 mod words;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -19,6 +20,7 @@ use verifier::{PublicKey, Timestamp};
 pub use audit::{Subject, audit};
 pub use demo::{demo_begins, demo_ends, demo_step};
 pub use progress::with_progress;
+pub use sweep::swept;
 
 use crate::command::{Color, CommandError, USAGE};
 
@@ -78,8 +80,9 @@ fn paint(paint: Paint, text: &str) -> String {
 /// # Errors
 /// When the filter cannot be understood.
 pub fn start_log(filter: &str) -> Result<(), CommandError> {
-    let parsed =
-        EnvFilter::try_new(filter).map_err(|error| CommandError::Usage(format!("--log {filter:?}: {error}")))?;
+    // Where it looked for credentials is said when it found none.
+    let parsed = EnvFilter::try_new(format!("aws_config=off,{filter}"))
+        .map_err(|error| CommandError::Usage(format!("--log {filter:?}: {error}")))?;
     let log = tracing_subscriber::fmt().with_env_filter(parsed).with_target(false).with_writer(io::stderr);
     // Only a second log in one process would fail, and there is one.
     let _started = log.with_ansi(false).try_init();

@@ -192,7 +192,7 @@ fn what_cannot_be_checked_exits_with_4() {
         &["verify", "--store", "absent", "--policy", "policy.toml", "--all"][..],
         &["verify", "--store", ".", "--policy", "policy.toml", "--all"],
         &["verify", "--store", "unix://absent", "--policy", "policy.toml", "--all"],
-        &["verify", "--store", "s3://bucket", "--policy", "policy.toml", "--all"],
+        &["verify", "--store", "gs://bucket", "--policy", "policy.toml", "--all"],
         &["verify", "--store", "cache", "--policy", "absent.toml", "--all"],
         &["verify", "--store", "cache", "--policy", "bad.toml", "--all"],
         &["verify", "--store", "cache", "--policy", "policy.toml"],

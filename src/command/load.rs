@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use policy::{Authority, Policy};
-use store_backend::gate::Gate;
+use store_backend::gate::{Gate, Index};
 use store_backend::object::Writers;
 use store_backend::store::{BinaryCache, Place};
 use verifier::{Administrators, SecretKey, StoreDir};
@@ -85,6 +85,10 @@ pub struct StoreArguments {
     /// started all the same finds out, and stops.
     #[arg(long, env = "NIX_QUORUM_SINGLE_WRITER")]
     pub single_writer: bool,
+    /// Where the index of the store is kept between starts: a cache that can be deleted at any time. Unless given, that of a
+    /// bucket is in $CACHE_DIRECTORY, else in nix-quorum under $XDG_CACHE_HOME, and that of a directory in memory.
+    #[arg(long, env = "NIX_QUORUM_INDEX", value_name = "FILE")]
+    pub index: Option<PathBuf>,
 }
 
 impl StoreArguments {
@@ -94,14 +98,43 @@ impl StoreArguments {
     /// When the URI is of no kind that can be served, or the store cannot be opened.
     pub async fn open(&self, store_dir: &StoreDir) -> Result<BinaryCache, CommandError> {
         let place = Place::parse(&self.store)?;
-        let writers = if self.single_writer { Writers::One } else { Writers::Any };
-        let objects = place.open(writers).await?;
+        let objects = place.open(self.writers()).await?;
         let cache = BinaryCache::open(objects, store_dir).await?;
         Ok(match place.compression_level {
             Some(level) => cache.with_compression_level(level),
             None => cache,
         })
     }
+
+    /// Returns how many gates write it.
+    pub fn writers(&self) -> Writers {
+        if self.single_writer { Writers::One } else { Writers::Any }
+    }
+
+    /// Opens the index of the store.
+    ///
+    /// # Errors
+    /// When it is to be in a file that cannot be made.
+    pub async fn index(&self, place: &Place) -> Result<Index, CommandError> {
+        let store = place.identity();
+        if let Some(file) = &self.index {
+            return Ok(Index::open(file.clone(), store).await?);
+        }
+        let Some(folder) = place.is_remote().then(cache_folder).flatten() else {
+            return Ok(Index::default());
+        };
+        let name: String = store.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        Ok(Index::open(folder.join(name).with_added_extension("index"), store).await.unwrap_or_else(|error| {
+            tracing::info!(%error, "keeping the index in memory");
+            Index::default()
+        }))
+    }
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let home = || Some(folder("HOME")?.join(".cache"));
+    folder("CACHE_DIRECTORY").or_else(|| Some(folder("XDG_CACHE_HOME").or_else(home)?.join("nix-quorum")))
 }
 
 /// Sets up a gate.
@@ -116,7 +149,8 @@ pub async fn open_gate(
     let policy = policy.load()?;
     let key = countersign.map(read_secret_key).transpose()?;
     let cache = store.open(policy.store_dir()).await?;
-    Ok(Gate::new(cache, policy, key)?)
+    let index = store.index(&Place::parse(&store.store)?).await?;
+    Ok(Gate::new(cache, policy, key)?.with_index(index))
 }
 
 /// Reads a secret key in Nix's format.

@@ -73,7 +73,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
         policy_signer: arguments.own_policy_signer,
         policy_threshold: arguments.own_policy_threshold,
     };
-    let store = StoreArguments { store, single_writer: arguments.own_single_writer };
+    let store = StoreArguments { store, single_writer: arguments.own_single_writer, index: None };
     runtime()?.block_on(async {
         let gate = Arc::new(open_gate(&store, &policy, None).await?);
         let uid = rustix::process::getuid().as_raw();

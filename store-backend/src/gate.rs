@@ -13,7 +13,9 @@ mod intake;
 mod logs;
 mod memory;
 mod realisations;
+mod recent;
 mod signatures;
+pub mod sweep;
 mod verified;
 mod view;
 
@@ -22,20 +24,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::{Address, Decision, Policy, Subject};
 use tokio::sync::Semaphore;
-use verifier::{Evidence, SecretKey, Timestamp};
+use verifier::{Evidence, SecretKey, StorePath, Timestamp};
 
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
 pub use content::ContentAddition;
 pub use deletion::Deleted;
 pub use error::GateError;
+pub use index::Index;
 pub use intake::MAX_REFERENCES;
 pub use signatures::Kept;
 pub use view::View;
 
 use crate::store::{BinaryCache, Record};
-use index::Index;
 use memory::Memory;
+use recent::Recent;
 
 /// Whole-store queries (listing, referrers, verification) that run at once; others wait their turn. Each walks the store.
 const WHOLE_STORE_QUERIES: usize = 4;
@@ -50,6 +53,7 @@ pub struct Gate {
     policy: RwLock<Arc<Policy>>,
     countersign: Option<SecretKey>,
     memory: Memory,
+    recent: Recent,
     index: Index,
     whole_store: Semaphore,
 }
@@ -63,6 +67,7 @@ impl Gate {
     pub fn new(cache: BinaryCache, policy: Policy, countersign: Option<SecretKey>) -> Result<Self, GateError> {
         check(&cache, &policy, countersign.as_ref())?;
         Ok(Self {
+            recent: Recent::new(cache.objects().stays()),
             cache,
             policy: RwLock::new(Arc::new(policy)),
             countersign,
@@ -105,6 +110,19 @@ impl Gate {
     #[must_use]
     pub fn countersigner(&self) -> Option<verifier::PublicKey> {
         self.countersign.as_ref().map(SecretKey::public)
+    }
+
+    /// Says that something of a path was written.
+    fn note_write(&self, path: &StorePath) {
+        self.memory.note_write();
+        self.recent.forget(path);
+        self.index.note_write();
+    }
+
+    /// Has the gate keep its index of the store there instead of in memory.
+    #[must_use]
+    pub fn with_index(self, index: Index) -> Self {
+        Self { index, ..self }
     }
 
     /// Weighs a record under a policy.

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod gate;
 mod nonce;
 pub mod object;
+mod process;
 pub mod protocol;
 pub mod store;
 pub mod wire;

@@ -9,6 +9,7 @@ mod key;
 mod s3;
 
 use std::io::Read;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,6 +26,17 @@ pub use s3::{
 /// after they were deleted, some stores say the same: what is written time and again has a nonce in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Etag(String);
+
+impl Etag {
+    /// Takes an ETag as a store once stated it.
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Tells apart what was written at different times, even if it is the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +122,19 @@ pub trait Upload: Send + Sync {
 
     /// Returns the upload as what its own store made it.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any + Send>;
+}
+
+/// What is left of an upload that was never finished.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Under which key it is, or was to be.
+    pub key: String,
+    /// What the store calls it.
+    id: String,
+    /// Its size in bytes; none where the store does not say.
+    pub size: Option<u64>,
+    /// When it began.
+    pub begun: Timestamp,
 }
 
 /// What an object shall hold.
@@ -226,6 +251,24 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// # Errors
     /// As [`Self::list`].
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError>;
+
+    /// Lists what is left of uploads that began before `before` and were never finished.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, ObjectError>;
+
+    /// Removes what is left of an upload. If it is still under way after all, it fails.
+    ///
+    /// # Errors
+    /// When the store cannot.
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), ObjectError>;
+
+    /// Returns for how long what was read may stand for what is there, where nothing is decided by it: no time at all where
+    /// asking again costs little.
+    fn stays(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Says that nothing more will be written.
     async fn close(&self) {}

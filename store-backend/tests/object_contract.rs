@@ -170,18 +170,20 @@ async fn one_of_sixteen_creates_an_object(place: &dyn Place) {
 
 async fn sixteen_count_to_a_hundred_and_sixty_by_compare_and_swap(place: &dyn Place) {
     const EACH: u32 = 10;
-    // All texts have one length, and the writes follow one another closely: only the version tells them apart.
-    let text = |count: u32| format!("{count:08}");
-    create(&place.open().await, "counter", text(0)).await;
+    // All texts have one length, and the writes follow one another closely. Each says who wrote it: after a lost answer, that tells
+    // one's own write from another's.
+    let text = |count: u32, writer: u32| format!("{count:08} {writer:02}");
+    let parse = |bytes: &[u8]| std::str::from_utf8(&bytes[..8]).expect("digits").parse::<u32>().expect("digits");
+    create(&place.open().await, "counter", text(0, 0)).await;
     let mut writers = tokio::task::JoinSet::new();
-    for _ in 0..16 {
+    for writer in 0..16 {
         let store = place.open().await;
         writers.spawn(async move {
             let mut done = 0;
             while done < EACH {
-                let found = store.get(&key("counter"), 8).await.expect("no error").expect("it is there");
-                let count: u32 = std::str::from_utf8(&found.bytes).expect("digits").parse().expect("digits");
-                let swapped = put(&store, "counter", Condition::Matches(found.version.etag), text(count + 1)).await;
+                let found = store.get(&key("counter"), 11).await.expect("no error").expect("it is there");
+                let next = text(parse(&found.bytes) + 1, writer);
+                let swapped = put(&store, "counter", Condition::Matches(found.version.etag), next).await;
                 done += u32::from(matches!(swapped, Put::Stored(_)));
             }
         });
@@ -189,7 +191,7 @@ async fn sixteen_count_to_a_hundred_and_sixty_by_compare_and_swap(place: &dyn Pl
     while let Some(written) = writers.join_next().await {
         written.expect("it ends");
     }
-    assert_eq!(content(&place.open().await, "counter").await.expect("it is there"), text(16 * EACH));
+    assert_eq!(parse(&content(&place.open().await, "counter").await.expect("it is there")), 16 * EACH);
 }
 
 async fn every_write_makes_another_version(place: &dyn Place) {

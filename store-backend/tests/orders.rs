@@ -10,7 +10,7 @@ use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Uploader};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
-use support::package::{Package, nar_of_file, package};
+use support::package::{Package, nar_of_file, noise, package};
 use support::site::{files, open_gate};
 use support::stepping::{Step, Stepping};
 use tempfile::TempDir;
@@ -218,7 +218,8 @@ fn a_nar_is_uploaded_while_it_is_deleted_with_another_path() {
 fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
     block_on(async {
         let pair = Pair::new().await;
-        let nar = nar_of_file(b"the same");
+        // A small one would be brought all the same.
+        let nar = nar_of_file(&noise(1, 400_000));
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
         upload(&pair.plain, &[&first]).await.expect("it is signed");

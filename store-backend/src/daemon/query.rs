@@ -25,7 +25,7 @@ where
     }
 
     pub(super) async fn query_valid_paths(&mut self, paths: &[StorePath]) -> Result<(), OperationError> {
-        let valid = self.gate.view().valid_among(paths).await?;
+        let valid = self.gate.view().held_among(paths).await?;
         Message::Last.write(&mut self.writer);
         self.put_paths(valid.iter());
         Ok(())

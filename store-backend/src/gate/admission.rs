@@ -6,9 +6,10 @@ use std::sync::Arc;
 use policy::{Decision, Policy, Subject, Verdict};
 use verifier::{AddressProof, Evidence, Fingerprint, StoreDir, StorePath, Timestamp};
 
+use super::deletion::remove;
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, now, proven_address};
-use crate::object::{Condition, Draft, Etag, Put};
+use crate::object::{Condition, Draft, Etag, Object, Put};
 use crate::store::{MAX_NARINFO, Record, State, hash_part_of, listing_key, nar_key, narinfo_key, record_key};
 
 /// Most signatures that are kept of one path under keys that the policy does not know: they may be a later policy's.
@@ -99,6 +100,8 @@ pub(super) struct Publication {
     pub(super) luggage: Luggage,
     /// The narinfo that it takes the place of.
     pub(super) replaces: Option<Etag>,
+    /// The NAR's object that it takes the place of.
+    pub(super) damaged: Option<Etag>,
 }
 
 /// What a draft of a publication is, by the publication's place in its batch.
@@ -167,7 +170,8 @@ impl Gate {
                 return Err(GateError::Crossed(format!("the policy was changed while {path} was admitted")));
             }
             if let Some(upload) = publication.luggage.upload.take() {
-                drafts.push(Draft::of_upload(nar_key(&record.info().nar_hash), Condition::Absent, upload));
+                let condition = publication.damaged.clone().map_or(Condition::Absent, Condition::Matches);
+                drafts.push(Draft::of_upload(nar_key(&record.info().nar_hash), condition, upload));
                 parts.push(Part::Nar(index));
             }
             let key = record_key(path, &publication.admissible.fingerprint.digest());
@@ -182,7 +186,7 @@ impl Gate {
             let path = &record.info().path;
             if publication.replaces.is_some() {
                 // The listing there is perhaps that of other contents.
-                self.remove(&listing_key(path)).await?;
+                remove(self.cache.objects(), &listing_key(path)).await?;
             }
             let stage = 1 + record.info().other_references().filter_map(|path| stages.get(path)).max().unwrap_or(&0);
             stages.insert(path.clone(), stage);
@@ -199,9 +203,11 @@ impl Gate {
             parts.push(part);
         }
         let puts = self.cache.objects().publish(drafts).await?;
-        self.memory.note_write();
+        for publication in &publications {
+            self.note_write(&publication.admissible.record().info().path);
+        }
         // Where another gate came first, its words are kept, and these are added.
-        let mut admitted = Vec::new();
+        let (mut admitted, mut there) = (Vec::new(), Vec::new());
         for (put, part) in puts.iter().zip(parts) {
             match part {
                 Part::Narinfo(index) if *put != Put::Refused => {
@@ -209,20 +215,23 @@ impl Gate {
                 }
                 _ if *put != Put::Refused => {}
                 // The same bytes; how they were compressed only matters to the narinfo.
-                Part::Nar(index) => self.follow_nar(&publications[index].admissible).await?,
+                Part::Nar(index) => there.push(index),
                 Part::Evidence(index) => {
                     let Publication { admissible, brought, .. } = &publications[index];
                     let path = &admissible.record().info().path;
-                    let merged = self.merge_stored(path, brought, by).await?;
+                    let merged = self.merge_stored(path, brought, Some(admissible.record()), by).await?;
                     merged.ok_or_else(|| GateError::Contended(store_dir.render_path(path)))?;
-                    self.refresh(path, &admissible.fingerprint).await?;
+                    self.refresh(path, &admissible.fingerprint, None).await?;
                 }
                 Part::Narinfo(index) => {
                     let Admissible { record, fingerprint, .. } = &publications[index].admissible;
-                    self.refresh(&record.info().path, fingerprint).await?;
+                    self.refresh(&record.info().path, fingerprint, None).await?;
                 }
                 Part::Listing => {}
             }
+        }
+        for index in there {
+            self.follow_nar(&publications[index].admissible).await?;
         }
         for path in admitted {
             tracing::info!(path = %store_dir.render_path(path), "admitted");
@@ -247,24 +256,35 @@ impl Gate {
             let key = record_key(path, &fingerprint.digest());
             let draft = Draft::of_bytes(key, Condition::Matches(etag), record.to_bytes());
             if self.cache.objects().publish(vec![draft]).await?.iter().all(|put| matches!(put, Put::Stored(_))) {
-                return self.refresh(path, fingerprint).await;
+                return self.refresh(path, fingerprint, None).await;
             }
         }
         Err(GateError::Contended(rendered()))
     }
 
-    /// Brings an admitted path's narinfo up to its evidence, if it still stands.
+    /// Brings an admitted path's narinfo up to its evidence, if it still stands. What was read of both just now is not read again.
     ///
     /// # Errors
     /// [`GateError::Conflict`] when it is that of another fingerprint.
-    pub(super) async fn refresh(&self, path: &StorePath, fingerprint: &Fingerprint) -> Result<(), GateError> {
+    pub(super) async fn refresh(
+        &self,
+        path: &StorePath,
+        fingerprint: &Fingerprint,
+        mut read: Option<(Object, Record)>,
+    ) -> Result<(), GateError> {
         let store_dir = self.cache.store_dir();
         for _ in 0..ATTEMPTS {
-            let Some(narinfo) = self.cache.objects().get(&narinfo_key(path), MAX_NARINFO).await? else {
-                return Err(GateError::not_valid(store_dir, path));
-            };
-            let Some((record, _)) = self.cache.record(path, &fingerprint.digest()).await? else {
-                return Err(GateError::not_valid(store_dir, path));
+            let (narinfo, record) = match read.take() {
+                Some(read) => read,
+                None => {
+                    let Some(narinfo) = self.cache.objects().get(&narinfo_key(path), MAX_NARINFO).await? else {
+                        return Err(GateError::not_valid(store_dir, path));
+                    };
+                    let Some((record, _)) = self.cache.record(path, &fingerprint.digest()).await? else {
+                        return Err(GateError::not_valid(store_dir, path));
+                    };
+                    (narinfo, record)
+                }
             };
             let bytes = self.cache.project(&record)?;
             if narinfo.bytes == bytes {
@@ -284,7 +304,7 @@ impl Gate {
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.version.etag), bytes);
             let put = self.cache.objects().publish(vec![draft]).await?;
-            self.memory.note_write();
+            self.note_write(path);
             if put.iter().all(|put| matches!(put, Put::Stored(_))) {
                 return Ok(());
             }
@@ -292,11 +312,13 @@ impl Gate {
         Err(GateError::Contended(store_dir.render_path(path)))
     }
 
-    /// Merges signatures into a stored record, whoever else writes it; returns the record as it is then.
+    /// Merges signatures into a stored record, whoever else writes it, and what another reading of its NAR has shown; returns the
+    /// record as it is then.
     pub(super) async fn merge_stored(
         &self,
         path: &StorePath,
         evidence: &Evidence,
+        read: Option<&Record>,
         by: &str,
     ) -> Result<Option<Record>, GateError> {
         let digest = evidence.fingerprint().digest();
@@ -304,14 +326,17 @@ impl Gate {
             let Some((mut record, etag)) = self.cache.record(path, &digest).await? else {
                 return Ok(None);
             };
+            if let Some(read) = read {
+                record.read_again(read.info(), read.nar.clone());
+            }
             let merged = self.merge(&mut record, evidence, now(), by);
-            if !(self.countersign(&mut record) | merged) {
+            if !(self.countersign(&mut record) | merged | read.is_some()) {
                 return Ok(Some(record));
             }
             let key = record_key(path, &digest);
             let draft = Draft::of_bytes(key, Condition::Matches(etag), record.to_bytes());
             let put = self.cache.objects().publish(vec![draft]).await?;
-            self.memory.note_write();
+            self.note_write(path);
             if put.iter().all(|put| matches!(put, Put::Stored(_))) {
                 return Ok(Some(record));
             }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use verifier::{NarHash, StorePath, Timestamp};
 
-use super::{Gate, GateError, now};
+use super::{GateError, now};
 use crate::nonce::nonce;
-use crate::object::{Condition, Draft, Etag, Key, ObjectStore, Put};
+use crate::object::{Condition, Draft, Etag, Key, Metadata, ObjectStore, Put};
+use crate::process::Process;
 use crate::store::hash_part_of;
 
 /// Longest announcement that is read, in bytes: some hundred thousand paths.
@@ -22,6 +23,9 @@ const MAX_ANNOUNCEMENT: u64 = 32 << 20;
 
 /// How long one waits for the other.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long after its maker has died an announcement still counts: what that sent last may still be on its way.
+pub(super) const SETTLES: Duration = Duration::from_secs(10);
 
 /// How long between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -54,12 +58,22 @@ impl Kind {
 }
 
 /// What an upload or a deletion touches.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Touched {
-    /// The paths themselves, and what an upload's paths refer to.
-    pub(super) paths: BTreeSet<StorePath>,
-    /// Their NARs.
-    pub(super) nars: BTreeSet<NarHash>,
+    /// The hash parts of the paths themselves, and of what an upload's paths refer to.
+    pub(super) paths: BTreeSet<String>,
+    /// Their NARs, by their hash in Nix's base 32.
+    pub(super) nars: BTreeSet<String>,
+}
+
+impl Touched {
+    pub(super) fn add_path(&mut self, path: &StorePath) {
+        self.paths.insert(hash_part_of(path));
+    }
+
+    pub(super) fn add_nar(&mut self, nar: &NarHash) {
+        self.nars.insert(nar.to_nix32());
+    }
 }
 
 /// An announcement as it is written.
@@ -67,15 +81,25 @@ pub(super) struct Touched {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Document {
     made: Timestamp,
-    /// Hash parts.
+    /// By whom, where its writer says so.
+    #[serde(default)]
+    maker: Option<Process>,
     paths: BTreeSet<String>,
     nars: BTreeSet<String>,
 }
 
 impl Document {
     fn of(touched: &Touched) -> Self {
-        let paths = touched.paths.iter().map(hash_part_of).collect();
-        Self { made: now(), paths, nars: touched.nars.iter().map(NarHash::to_nix32).collect() }
+        let Touched { paths, nars } = touched.clone();
+        Self { made: now(), maker: Some(Process::own()), paths, nars }
+    }
+
+    fn is_left_behind(&self, kind: Kind) -> bool {
+        self.maker.as_ref().is_some_and(Process::has_ended) || self.is_over(kind)
+    }
+
+    fn is_over(&self, kind: Kind) -> bool {
+        self.made.as_unix() + kind.lasts() < now().as_unix()
     }
 }
 
@@ -121,96 +145,115 @@ impl Drop for Announcement {
     }
 }
 
-impl Gate {
-    /// Announces an upload, and waits until nothing that it touches is being deleted.
-    pub(super) async fn announce_upload(&self, touched: &Touched) -> Result<Announcement, GateError> {
+/// Announces an upload, and waits until nothing that it touches is being deleted.
+pub(super) async fn announce_upload(
+    objects: &Arc<dyn ObjectStore>,
+    touched: &Touched,
+) -> Result<Announcement, GateError> {
+    let document = Document::of(touched);
+    let announcement = announce(objects, Kind::Upload, &document).await?;
+    let since = Instant::now();
+    loop {
+        let deletions = announced(objects, Kind::Deletion).await?;
+        let crosses =
+            |other: &&Document| !other.paths.is_disjoint(&document.paths) || !other.nars.is_disjoint(&document.nars);
+        let Some(crossing) = deletions.iter().find(crosses) else {
+            return Ok(announcement);
+        };
+        if since.elapsed() > PATIENCE {
+            let what = crossing.paths.intersection(&document.paths).next();
+            let what = what.or_else(|| crossing.nars.intersection(&document.nars).next());
+            let what = what.map_or("", String::as_str);
+            return Err(GateError::Crossed(format!("{what} is being deleted, and this upload rests on it")));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Announces a deletion, and waits until nobody uploads its paths or what refers to them. Also returns the NARs that are being
+/// uploaded, for other paths.
+pub(super) async fn announce_deletion(
+    objects: &Arc<dyn ObjectStore>,
+    touched: &Touched,
+) -> Result<(Announcement, BTreeSet<String>), GateError> {
+    let since = Instant::now();
+    loop {
         let document = Document::of(touched);
-        let announcement = self.announce(Kind::Upload, &document).await?;
-        let since = Instant::now();
-        loop {
-            let deletions = self.announced(Kind::Deletion).await?;
-            let crosses = |other: &&Document| {
-                !other.paths.is_disjoint(&document.paths) || !other.nars.is_disjoint(&document.nars)
+        let announcement = announce(objects, Kind::Deletion, &document).await?;
+        let uploads = announced(objects, Kind::Upload).await?;
+        let Some(crossing) = uploads.iter().find(|other| !other.paths.is_disjoint(&document.paths)) else {
+            return Ok((announcement, uploads.into_iter().flat_map(|upload| upload.nars).collect()));
+        };
+        announcement.withdraw().await?;
+        if since.elapsed() > PATIENCE {
+            let what = crossing.paths.intersection(&document.paths).next().map_or("", String::as_str);
+            return Err(GateError::Crossed(format!("{what} is being uploaded, or something that refers to it")));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Says whether somebody is about to delete a NAR.
+pub(super) async fn is_going(objects: &Arc<dyn ObjectStore>, nar: &NarHash) -> Result<bool, GateError> {
+    let nar = nar.to_nix32();
+    Ok(announced(objects, Kind::Deletion).await?.iter().any(|deletion| deletion.nars.contains(&nar)))
+}
+
+/// Lists announcements whose makers are long gone.
+pub(super) async fn left_behind(objects: &Arc<dyn ObjectStore>) -> Result<Vec<(Key, Metadata)>, GateError> {
+    let mut left = Vec::new();
+    for kind in [Kind::Upload, Kind::Deletion] {
+        for (key, metadata, document) in all(objects, kind).await? {
+            if document.is_left_behind(kind) {
+                left.push((key, metadata));
+            }
+        }
+    }
+    Ok(left)
+}
+
+async fn announce(objects: &Arc<dyn ObjectStore>, kind: Kind, document: &Document) -> Result<Announcement, GateError> {
+    let key = key(kind, &nonce());
+    let bytes = serde_json::to_vec(document).expect("texts and numbers can always be written");
+    let put = objects.publish(vec![Draft::passing(key.clone(), Condition::Absent, bytes)]).await?;
+    match put.into_iter().next() {
+        Some(Put::Stored(etag)) => {
+            Ok(Announcement { kind, made: document.made, key, etag, objects: Some(objects.clone()) })
+        }
+        _ => Err(GateError::Contended(key.to_string())),
+    }
+}
+
+/// Returns what is announced, and clears away what crashes left.
+async fn announced(objects: &Arc<dyn ObjectStore>, kind: Kind) -> Result<Vec<Document>, GateError> {
+    let (left, found): (Vec<_>, Vec<_>) =
+        all(objects, kind).await?.into_iter().partition(|(_, _, document)| document.is_left_behind(kind));
+    if left.iter().any(|(_, _, document)| !document.is_over(kind)) {
+        tokio::time::sleep(SETTLES).await;
+    }
+    for (key, metadata, _) in left {
+        objects.delete(&key, &metadata.version.etag).await?;
+    }
+    Ok(found.into_iter().map(|(_, _, document)| document).collect())
+}
+
+async fn all(objects: &Arc<dyn ObjectStore>, kind: Kind) -> Result<Vec<(Key, Metadata, Document)>, GateError> {
+    let mut found = Vec::new();
+    let mut pages = objects.list(kind.folder()).await?;
+    while let Some(page) = pages.next().await? {
+        for entry in page {
+            let Some(key) = Key::new(format!("{}{}", kind.folder(), entry.name)) else {
+                continue;
             };
-            let Some(crossing) = deletions.iter().find(crosses) else {
-                return Ok(announcement);
+            let Some(object) = objects.get(&key, MAX_ANNOUNCEMENT).await? else {
+                continue;
             };
-            if since.elapsed() > PATIENCE {
-                let what = crossing.paths.intersection(&document.paths).next();
-                let what = what.or_else(|| crossing.nars.intersection(&document.nars).next());
-                let what = what.map_or("", String::as_str);
-                return Err(GateError::Crossed(format!("{what} is being deleted, and this upload rests on it")));
-            }
-            tokio::time::sleep(PAUSE).await;
+            let document: Document = serde_json::from_slice(&object.bytes)
+                .map_err(|error| GateError::Crossed(format!("{key} cannot be read ({error}): delete it")))?;
+            found.push((key, Metadata { size: object.bytes.len() as u64, version: object.version }, document));
         }
     }
-
-    /// Announces a deletion, and waits until nobody uploads its paths or what refers to them. Also returns the NARs that are
-    /// being uploaded, for other paths.
-    pub(super) async fn announce_deletion(
-        &self,
-        touched: &Touched,
-    ) -> Result<(Announcement, BTreeSet<String>), GateError> {
-        let since = Instant::now();
-        loop {
-            let document = Document::of(touched);
-            let announcement = self.announce(Kind::Deletion, &document).await?;
-            let uploads = self.announced(Kind::Upload).await?;
-            let Some(crossing) = uploads.iter().find(|other| !other.paths.is_disjoint(&document.paths)) else {
-                return Ok((announcement, uploads.into_iter().flat_map(|upload| upload.nars).collect()));
-            };
-            announcement.withdraw().await?;
-            if since.elapsed() > PATIENCE {
-                let what = crossing.paths.intersection(&document.paths).next().map_or("", String::as_str);
-                return Err(GateError::Crossed(format!("{what} is being uploaded, or something that refers to it")));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-    }
-
-    /// Says whether somebody is about to delete a NAR.
-    pub(super) async fn is_going(&self, nar: &NarHash) -> Result<bool, GateError> {
-        let nar = nar.to_nix32();
-        Ok(self.announced(Kind::Deletion).await?.iter().any(|deletion| deletion.nars.contains(&nar)))
-    }
-
-    async fn announce(&self, kind: Kind, document: &Document) -> Result<Announcement, GateError> {
-        let key = key(kind, &nonce());
-        let bytes = serde_json::to_vec(document).expect("texts and numbers can always be written");
-        let objects = self.cache.objects();
-        let put = objects.publish(vec![Draft::passing(key.clone(), Condition::Absent, bytes)]).await?;
-        match put.into_iter().next() {
-            Some(Put::Stored(etag)) => {
-                Ok(Announcement { kind, made: document.made, key, etag, objects: Some(objects.clone()) })
-            }
-            _ => Err(GateError::Contended(key.to_string())),
-        }
-    }
-
-    /// Reads what is announced, and clears away what crashes left.
-    async fn announced(&self, kind: Kind) -> Result<Vec<Document>, GateError> {
-        let objects = self.cache.objects();
-        let mut found = Vec::new();
-        let mut pages = objects.list(kind.folder()).await?;
-        while let Some(page) = pages.next().await? {
-            for entry in page {
-                let Some(key) = Key::new(format!("{}{}", kind.folder(), entry.name)) else {
-                    continue;
-                };
-                let Some(object) = objects.get(&key, MAX_ANNOUNCEMENT).await? else {
-                    continue;
-                };
-                let document: Document = serde_json::from_slice(&object.bytes)
-                    .map_err(|error| GateError::Crossed(format!("{key} cannot be read ({error}): delete it")))?;
-                if document.made.as_unix() + kind.lasts() < now().as_unix() {
-                    objects.delete(&key, &object.version.etag).await?;
-                } else {
-                    found.push(document);
-                }
-            }
-        }
-        Ok(found)
-    }
+    Ok(found)
 }
 
 fn key(kind: Kind, name: &str) -> Key {

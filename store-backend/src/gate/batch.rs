@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use policy::{Address, Subject, Verdict};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use verifier::{AddressRequest, Claim, Evidence, Fingerprint, PathInfo, StorePath};
 
 use super::admission::{MAX_SIGNATURES, describe, refused};
+use super::announcement::is_going;
 use super::commit::{Commit, Offered, Ready};
 use super::intake::{Blocks, Demand, Hashed, Intake, IntakeError, Keep, MAX_REFERENCES};
 use super::verified::Verified;
 use super::{Gate, GateError, Uploader, now};
-use crate::object::{Etag, ObjectError};
-use crate::store::{FileFacts, Record};
+use crate::object::{Etag, Object, ObjectError};
+use crate::store::{FileFacts, MAX_NARINFO, Record, hash_part_of, narinfo_key};
 
 /// Paths whose bytes are in the works at once: while some are compressed, the next arrives.
 const IN_FLIGHT: usize = 8;
@@ -30,12 +31,21 @@ const BATCH_LAST: usize = 8;
 /// At how many paths it waits for the one before.
 const BATCH_MOST: usize = 256;
 
+/// Paths to which signatures are being added at once.
+const MERGING: usize = 16;
+
+/// Up to this size, in bytes, a NAR is taken without a look whether the store has it.
+const SMALL_NAR: u64 = 256 << 10;
+
+/// Most paths that one batch remembers to be valid, some hundred bytes each.
+const MOST_VALID: usize = 100_000;
+
 /// Bytes of memory that they may take: their listings, and small NARs on their way to where there are no files to wait in.
 const BATCH_MEMORY: usize = 16 << 20;
 
 /// What becomes of a path that is offered.
 pub enum Offer {
-    /// It is admitted already, and its signatures were added to those that are kept: its bytes are not needed.
+    /// It is admitted already, and its signatures are being added to those that are kept: its bytes are not needed.
     Known,
     /// Its bytes are wanted.
     Wanted(Box<Wanted>),
@@ -70,7 +80,11 @@ pub struct Batch {
     ready: Vec<Ready>,
     ready_memory: usize,
     committing: Option<JoinHandle<Result<(), GateError>>>,
+    /// Signatures that are being added to paths that are there.
+    merging: JoinSet<Result<(), GateError>>,
     announced: HashSet<StorePath>,
+    /// Paths that were valid when this batch last looked.
+    valid: HashSet<StorePath>,
     /// How many paths are still to be offered, as far as the uploader has said.
     expected: Option<u64>,
     blocks: Blocks,
@@ -87,7 +101,9 @@ impl Batch {
             ready: Vec::new(),
             ready_memory: 0,
             committing: None,
+            merging: JoinSet::new(),
             announced: HashSet::new(),
+            valid: HashSet::new(),
             expected: None,
             blocks: Blocks::new(),
         }
@@ -120,13 +136,19 @@ impl Batch {
             self.commit().await?;
             self.committed().await?;
         }
-        let replaces = match self.known(&info, &fingerprint).await? {
-            Present::Merged => return Ok(Offer::Known),
-            Present::Absent(replaces) => replaces,
+        let (replaces, damaged) = match self.known(&info, &fingerprint).await? {
+            Present::There(narinfo) => {
+                self.merge(&info, &fingerprint, narinfo).await?;
+                return Ok(Offer::Known);
+            }
+            Present::Absent(replaces) => (replaces, None),
+            Present::Damaged { narinfo, nar } => (Some(narinfo), nar),
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let mut existing = gate.existing_nar(&info).await?;
-        if existing.is_some() && gate.is_going(&info.nar_hash).await? {
+        // A small one is sooner sent than asked for. Where it is there already, it stays.
+        let small = replaces.is_none() && info.nar_size <= SMALL_NAR;
+        let mut existing = if small || damaged.is_some() { None } else { gate.existing_nar(&info).await? };
+        if existing.is_some() && is_going(gate.cache.objects(), &info.nar_hash).await? {
             existing = None;
         }
         let level = gate.cache.compression_level();
@@ -135,7 +157,10 @@ impl Batch {
         let intake =
             Intake::start(gate.cache.objects(), Some(&info.nar_hash), Some(info.nar_size), request, keep, &self.blocks);
         self.announced.insert(info.path.clone());
-        Ok(Offer::Wanted(Box::new(Wanted { offered: Offered { info, fingerprint, existing, replaces }, intake })))
+        Ok(Offer::Wanted(Box::new(Wanted {
+            offered: Offered { info, fingerprint, existing, replaces, damaged },
+            intake,
+        })))
     }
 
     /// Takes a path whose bytes have all come. They may still be in the works when this returns.
@@ -159,19 +184,25 @@ impl Batch {
 
     /// Takes a path whose bytes were hashed before their path was known.
     pub(super) async fn accept_hashed(&mut self, info: PathInfo, hashed: Hashed) -> Result<(), GateError> {
-        let store_dir = self.gate.cache.store_dir();
+        let gate = self.gate.clone();
+        let store_dir = gate.cache.store_dir();
         let fingerprint = info.fingerprint(store_dir).map_err(|error| GateError::Unacceptable {
             path: store_dir.render_path(&info.path),
             why: error.to_string(),
         })?;
-        let replaces = match self.known(&info, &fingerprint).await? {
-            Present::Merged => return Ok(()),
-            Present::Absent(replaces) => replaces,
+        let (replaces, damaged) = match self.known(&info, &fingerprint).await? {
+            Present::There(narinfo) => return self.merge(&info, &fingerprint, narinfo).await,
+            Present::Absent(replaces) => (replaces, None),
+            Present::Damaged { narinfo, nar } => (Some(narinfo), nar),
         };
         self.judge_offer(&info, &fingerprint).await?;
-        let existing = self.gate.existing_nar(&info).await?;
+        let existing = if damaged.is_some() { None } else { gate.existing_nar(&info).await? };
         let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, existing.clone())?;
-        self.ready.push(Ready { offered: Offered { info, fingerprint, existing, replaces }, verified, luggage });
+        self.ready.push(Ready {
+            offered: Offered { info, fingerprint, existing, replaces, damaged },
+            verified,
+            luggage,
+        });
         Ok(())
     }
 
@@ -180,9 +211,12 @@ impl Batch {
     /// # Errors
     /// The first reason why something could not be admitted; what came before it is.
     pub async fn finish(mut self) -> Result<(), GateError> {
-        let settled = self.settle().await;
+        let mut settled = self.settle().await;
         self.commit().await?;
         self.committed().await?;
+        while !self.merging.is_empty() {
+            settled = settled.and(self.merged_one().await);
+        }
         settled
     }
 
@@ -190,9 +224,13 @@ impl Batch {
     async fn known(&self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<Present, GateError> {
         let gate = &self.gate;
         let store_dir = gate.cache.store_dir();
-        let Some(narinfo) = gate.cache.narinfo(&crate::store::hash_part_of(&info.path)).await? else {
+        if gate.recent.is_absent(&info.path) {
+            return Ok(Present::Absent(None));
+        }
+        let Some(object) = gate.cache.objects().get(&narinfo_key(&info.path), MAX_NARINFO).await? else {
             return Ok(Present::Absent(None));
         };
+        let narinfo = gate.cache.parse_narinfo(&hash_part_of(&info.path), &object)?;
         if narinfo.info.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
             return if gate.view().is_valid(&narinfo.info.path).await? {
                 Err(GateError::Conflict {
@@ -206,27 +244,40 @@ impl Batch {
         }
         // What the policy no longer admits has to be admitted again, by all rules for what is new; until then nothing is kept
         // of what this upload brings.
-        if !gate.view().is_valid(&info.path).await? {
+        if !gate.view().is_valid_at(&info.path, &narinfo.version).await? {
             return Ok(Present::Absent(Some(narinfo.version.etag)));
         }
-        let evidence = gate.weigh_claims(fingerprint, info.signatures.iter());
-        if gate.merge_stored(&info.path, &evidence, &self.uploader.0).await?.is_none() {
-            return Ok(Present::Absent(Some(narinfo.version.etag)));
-        }
-        gate.refresh(&info.path, fingerprint).await?;
-        let Some(narinfo) = gate.cache.narinfo(&crate::store::hash_part_of(&info.path)).await? else {
-            return Ok(Present::Absent(None));
-        };
-        match gate.cache.nar_file_size(&info.nar_hash).await? {
-            Some(_) => Ok(Present::Merged),
-            // Its bytes are lost: these take their place.
-            None => Ok(Present::Absent(Some(narinfo.version.etag))),
+        match gate.cache.nar_file(&info.nar_hash).await? {
+            Some(nar) if narinfo.file.size.is_none_or(|size| size == nar.size) => Ok(Present::There(object)),
+            // Its bytes are lost, or some of them: these take their place.
+            nar => Ok(Present::Damaged { narinfo: narinfo.version.etag, nar: nar.map(|nar| nar.version.etag) }),
         }
     }
 
+    /// Has the signatures of a path that is there already added to those that are kept.
+    async fn merge(&mut self, info: &PathInfo, fingerprint: &Fingerprint, narinfo: Object) -> Result<(), GateError> {
+        while self.merging.len() >= MERGING {
+            self.merged_one().await?;
+        }
+        let (gate, uploader) = (self.gate.clone(), self.uploader.clone());
+        let (path, evidence) = (info.path.clone(), gate.weigh_claims(fingerprint, info.signatures.iter()));
+        self.merging.spawn(async move {
+            let Some(record) = gate.merge_stored(&path, &evidence, None, &uploader.0).await? else {
+                let path = gate.cache.store_dir().render_path(&path);
+                return Err(GateError::Crossed(format!("{path} was there, and was deleted during the upload")));
+            };
+            gate.refresh(&path, evidence.fingerprint(), Some((narinfo, record))).await
+        });
+        Ok(())
+    }
+
+    async fn merged_one(&mut self) -> Result<(), GateError> {
+        self.merging.join_next().await.map_or(Ok(()), |merged| merged.map_err(ObjectError::from)?)
+    }
+
     /// Decides on a path by what is said of it, before its bytes.
-    async fn judge_offer(&self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<(), GateError> {
-        let gate = &self.gate;
+    async fn judge_offer(&mut self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<(), GateError> {
+        let gate = self.gate.clone();
         let store_dir = gate.cache.store_dir();
         if let Some(address) = &info.content_address {
             address.check_path(store_dir, info).map_err(|error| GateError::FalseAddress {
@@ -234,21 +285,41 @@ impl Batch {
                 why: error.to_string(),
             })?;
         }
-        let address = Address::claimed(info);
-        let kept = gate.cache.record(&info.path, &fingerprint.digest()).await?.map(|(record, _)| record);
+        let absent = self.absent_references(info).await?;
         let policy = gate.policy();
-        let claims = info.signatures.iter().map(|text| Claim { text, first_seen: None });
-        let claims = kept.iter().flat_map(Record::claims).chain(claims);
-        let evidence = Evidence::weigh(fingerprint.clone(), claims, policy.keyring(), now());
-        let mut absent = Vec::new();
-        for reference in info.other_references() {
-            if !self.announced.contains(reference) && !gate.view().is_valid(reference).await? {
-                absent.push(reference.clone());
-            }
+        let decide = |kept: Option<&Record>| {
+            let claims = info.signatures.iter().map(|text| Claim { text, first_seen: None });
+            let claims = kept.into_iter().flat_map(Record::claims).chain(claims);
+            let evidence = Evidence::weigh(fingerprint.clone(), claims, policy.keyring(), now());
+            let address = Address::claimed(info);
+            let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &absent };
+            policy.decide(&subject, now())
+        };
+        let mut decision = decide(None);
+        if decision.verdict() != Verdict::Admit
+            && let Some((kept, _)) = gate.cache.record(&info.path, &fingerprint.digest()).await?
+        {
+            decision = decide(Some(&kept));
         }
-        let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &absent };
-        let decision = policy.decide(&subject, now());
         if decision.verdict() == Verdict::Admit { Ok(()) } else { Err(refused(store_dir, &info.path, decision)) }
+    }
+
+    /// Lists the references of a path that are not admitted, nor about to be. What was valid earlier in this batch is looked at
+    /// again when the path becomes visible.
+    async fn absent_references(&mut self, info: &PathInfo) -> Result<Vec<StorePath>, GateError> {
+        let unknown = |path: &&StorePath| !self.announced.contains(*path) && !self.valid.contains(*path);
+        let unknown: Vec<StorePath> = info.other_references().filter(unknown).cloned().collect();
+        let valid = self.gate.view().valid_among(&unknown).await?;
+        let absent = unknown.into_iter().filter(|path| !valid.contains(path)).collect();
+        self.note_valid(valid);
+        Ok(absent)
+    }
+
+    fn note_valid(&mut self, paths: impl IntoIterator<Item = StorePath>) {
+        if self.valid.len() >= MOST_VALID {
+            self.valid.clear();
+        }
+        self.valid.extend(paths);
     }
 
     async fn settle(&mut self) -> Result<(), GateError> {
@@ -293,16 +364,24 @@ impl Batch {
             return Ok(());
         };
         let outcome = committing.await.map_err(ObjectError::from)?;
-        self.announced.clear();
+        let committed = std::mem::take(&mut self.announced);
         self.announced.extend(self.in_flight.iter().map(|(offered, _)| offered.info.path.clone()));
         self.announced.extend(self.ready.iter().map(|ready| ready.offered.info.path.clone()));
+        if outcome.is_ok() {
+            self.note_valid(committed);
+        }
         outcome
     }
 }
 
+/// Whether a path that is offered is there.
 enum Present {
-    Merged,
+    /// It is admitted, with its NAR; its narinfo.
+    There(Object),
+    /// It is not; perhaps there is a narinfo to be replaced.
     Absent(Option<Etag>),
+    /// It is admitted, but its NAR is missing, or is not the object that was written.
+    Damaged { narinfo: Etag, nar: Option<Etag> },
 }
 
 impl Gate {
@@ -319,7 +398,7 @@ impl Gate {
     /// Describes the object that has a path's bytes, if there is one. Such an object is written only after its hash was
     /// checked.
     pub(super) async fn existing_nar(&self, info: &PathInfo) -> Result<Option<FileFacts>, GateError> {
-        let size = self.cache.nar_file_size(&info.nar_hash).await?;
-        Ok(size.map(|file_size| FileFacts { file_hash: None, file_size }))
+        let file = self.cache.nar_file(&info.nar_hash).await?;
+        Ok(file.map(|file| FileFacts { file_hash: None, file_size: file.size }))
     }
 }

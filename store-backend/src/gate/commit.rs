@@ -1,16 +1,20 @@
 //! Making paths visible: what was taken in is announced, judged again, stored and shown.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use verifier::{Evidence, Fingerprint, PathInfo, StorePath};
 
 use super::admission::{Admissible, Publication, Purpose};
-use super::announcement::{Announcement, Touched};
+use super::announcement::{Announcement, Touched, announce_upload};
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, Uploader, now};
 use crate::object::{Condition, Etag};
 use crate::store::{FileFacts, Record, State};
+
+/// Records that are read at once.
+const AT_ONCE: usize = 32;
 
 /// What is known of a path on its way through a batch.
 pub(super) struct Offered {
@@ -20,6 +24,8 @@ pub(super) struct Offered {
     pub(super) existing: Option<FileFacts>,
     /// The narinfo of another fingerprint that is no longer admitted, which this one may replace.
     pub(super) replaces: Option<Etag>,
+    /// The NAR's object, if it is not what was once written.
+    pub(super) damaged: Option<Etag>,
 }
 
 /// A path whose bytes have come and are right.
@@ -41,23 +47,27 @@ impl Commit {
     pub(super) async fn run(self, ready: Vec<Ready>) -> Result<(), GateError> {
         let mut touched = Touched::default();
         for Ready { offered, .. } in &ready {
-            touched.paths.insert(offered.info.path.clone());
-            touched.paths.extend(offered.info.other_references().cloned());
-            touched.nars.insert(offered.info.nar_hash);
+            touched.add_path(&offered.info.path);
+            offered.info.other_references().for_each(|path| touched.add_path(path));
+            touched.add_nar(&offered.info.nar_hash);
         }
-        let announcement = self.gate.announce_upload(&touched).await?;
+        let announcement = announce_upload(self.gate.cache.objects(), &touched).await?;
         let outcome = self.run_announced(ready, &announcement).await;
         announcement.withdraw().await?;
         outcome
     }
 
     async fn run_announced(&self, ready: Vec<Ready>, announcement: &Announcement) -> Result<(), GateError> {
+        let mut here = self.references_elsewhere(ready.iter().map(|ready| &ready.offered.info)).await?;
         let mut failed = None;
         let mut prepared = Vec::new();
-        let mut here = HashSet::new();
-        for ready in ready {
+        let stored: Vec<_> = stream::iter(ready.iter().map(|ready| self.stored(ready)).collect::<Vec<_>>())
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for (ready, stored) in ready.into_iter().zip(stored) {
             let path = ready.offered.info.path.clone();
-            match self.prepare(ready, &here).await {
+            match self.prepare(ready, stored, &here).await {
                 Ok(ready) => {
                     here.insert(path);
                     prepared.push(ready);
@@ -66,13 +76,39 @@ impl Commit {
             }
         }
         announcement.holds()?;
-        self.publish(prepared, &here).await?;
+        self.publish(prepared).await?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Returns the valid ones of the paths that a batch refers to outside of itself. While it is announced, none of them goes.
+    async fn references_elsewhere(
+        &self,
+        batch: impl Iterator<Item = &PathInfo> + Clone,
+    ) -> Result<HashSet<StorePath>, GateError> {
+        let own: HashSet<&StorePath> = batch.clone().map(|info| &info.path).collect();
+        let others: BTreeSet<&StorePath> = batch.flat_map(PathInfo::other_references).collect();
+        let others: Vec<StorePath> = others.into_iter().filter(|path| !own.contains(path)).cloned().collect();
+        Ok(self.gate.view().valid_among(&others).await?.into_iter().collect())
+    }
+
+    /// Returns what is kept of a path already. Where there was no narinfo there is hardly any evidence: a crash's leftover, which
+    /// is found when it is written.
+    async fn stored(&self, ready: &Ready) -> Result<Option<(Record, Etag)>, GateError> {
+        let Offered { info, fingerprint, replaces, .. } = &ready.offered;
+        if replaces.is_none() {
+            return Ok(None);
+        }
+        Ok(self.gate.cache.record(&info.path, &fingerprint.digest()).await?)
     }
 
     /// Judges a path again, now that its bytes are known to be right and nobody deletes what it rests on, and writes down what
     /// will be kept of it.
-    async fn prepare(&self, ready: Ready, here: &HashSet<StorePath>) -> Result<Prepared, GateError> {
+    async fn prepare(
+        &self,
+        ready: Ready,
+        stored: Option<(Record, Etag)>,
+        here: &HashSet<StorePath>,
+    ) -> Result<Prepared, GateError> {
         let gate = &self.gate;
         let Ready { offered, verified, luggage } = ready;
         if luggage.upload.is_none() && gate.existing_nar(&offered.info).await?.is_none() {
@@ -80,7 +116,6 @@ impl Commit {
             return Err(GateError::Crossed(format!("the NAR of {path} was there, and was deleted during the upload")));
         }
         let brought = gate.weigh_claims(&offered.fingerprint, offered.info.signatures.iter());
-        let stored = gate.cache.record(&offered.info.path, &offered.fingerprint.digest()).await?;
         let (mut record, condition) = match stored {
             Some((mut record, etag)) => {
                 record.read_again(verified.info(), verified.nar().clone());
@@ -94,7 +129,8 @@ impl Commit {
         gate.merge(&mut record, &brought, now(), &self.uploader.0);
         gate.countersign(&mut record);
         let admissible = self.judge(&verified, record, here).await?;
-        Ok(Prepared { verified, admissible, condition, brought, luggage, replaces: offered.replaces })
+        let Offered { replaces, damaged, .. } = offered;
+        Ok(Prepared { verified, admissible, condition, brought, luggage, replaces, damaged })
     }
 
     async fn judge(
@@ -109,16 +145,20 @@ impl Commit {
     }
 
     /// Publishes what is prepared, judged by the policy of now.
-    async fn publish(&self, mut prepared: Vec<Prepared>, here: &HashSet<StorePath>) -> Result<(), GateError> {
-        for prepared in &mut prepared {
-            if !prepared.admissible.is_by(&self.gate.policy()) {
+    async fn publish(&self, mut prepared: Vec<Prepared>) -> Result<(), GateError> {
+        let policy = self.gate.policy();
+        if !prepared.iter().all(|prepared| prepared.admissible.is_by(&policy)) {
+            let infos = prepared.iter().map(|prepared| prepared.admissible.record().info());
+            let mut here = self.references_elsewhere(infos).await?;
+            for prepared in &mut prepared {
                 let record = prepared.admissible.record().clone();
-                prepared.admissible = self.judge(&prepared.verified, record, here).await?;
+                here.insert(record.info().path.clone());
+                prepared.admissible = self.judge(&prepared.verified, record, &here).await?;
             }
         }
         let publish = |prepared: Prepared| {
-            let Prepared { admissible, condition, brought, luggage, replaces, .. } = prepared;
-            Publication { admissible, condition, brought, luggage, replaces }
+            let Prepared { admissible, condition, brought, luggage, replaces, damaged, .. } = prepared;
+            Publication { admissible, condition, brought, luggage, replaces, damaged }
         };
         self.gate.publish(prepared.into_iter().map(publish).collect(), &self.uploader.0).await
     }
@@ -132,4 +172,5 @@ struct Prepared {
     brought: Evidence,
     luggage: Luggage,
     replaces: Option<Etag>,
+    damaged: Option<Etag>,
 }

@@ -1,69 +1,402 @@
-//! Which paths there are and what they refer to, so that a listing need not read every narinfo each time.
+//! Which paths there are and what they refer to, so that a question about the whole store need not read every narinfo.
 //!
-//! It is a cache: refreshed from the folder's listing before each use, by the version of each narinfo. It says what *might*
-//! be valid; whether something is, the view decides.
+//! It is a cache: brought up to date from the store's own listing, by the version of each narinfo, and built anew from there
+//! whenever it is lost or damaged. It says what *might* be valid; whether something is, the view decides.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, DatabaseError, Durability, MultimapTable, MultimapTableDefinition, ReadableDatabase as _,
+    ReadableTable as _, Table, TableDefinition, WriteTransaction,
+};
 use tokio::sync::Mutex;
-use verifier::{NarHash, StorePath};
+use tokio::task::spawn_blocking;
+use verifier::{NarHash, StorePath, Timestamp, nixbase32};
 
-use crate::object::Etag;
-use crate::store::{BinaryCache, StoreError};
+use crate::object::{Entry, Etag, Version};
+use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of};
+
+/// What the tables hold: another number, and the file is made anew.
+const FORMAT: &str = "1";
+
+/// Bytes of the database that are kept in memory.
+const CACHE: usize = 16 << 20;
+
+/// Narinfos that are read at once.
+const AT_ONCE: usize = 32;
+
+/// A hash part's bytes.
+type Digest = [u8; 20];
+
+/// `format` and `store`: what the file holds, and of which store.
+const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("about");
+
+/// What is known of each narinfo.
+const PATHS: TableDefinition<&Digest, &[u8]> = TableDefinition::new("paths");
+
+/// Who refers to a path.
+const REFERRERS: MultimapTableDefinition<&Digest, &Digest> = MultimapTableDefinition::new("referrers");
+
+/// Which paths have a NAR.
+const NARS: MultimapTableDefinition<&[u8; 32], &Digest> = MultimapTableDefinition::new("nars");
 
 /// What is kept of one narinfo.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Known {
-    etag: Etag,
     pub(super) path: StorePath,
+    pub(super) version: Version,
     pub(super) nar_hash: NarHash,
-    /// Hash parts.
-    pub(super) references: Box<[[u8; 20]]>,
+    references: Vec<Digest>,
 }
 
-#[derive(Default)]
-pub(super) struct Index(Mutex<HashMap<String, Known>>);
+/// An index of a store. Where it is kept in a file, it outlasts the program.
+pub struct Index {
+    state: Mutex<State>,
+    /// How often this gate has written something.
+    writes: AtomicU64,
+}
+
+struct State {
+    database: Arc<Database>,
+    /// When it was last brought up to date, and what had been written then.
+    fresh: Option<(Instant, u64)>,
+}
+
+/// A question to the tables.
+enum Question {
+    All,
+    ReferrersOf(Digest),
+    PathsOf(NarHash),
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self::over(in_memory())
+    }
+}
 
 impl Index {
-    /// Brings the index up to date and hands each entry to `visit`. A narinfo that is damaged is passed over, with a line
-    /// in the log: it makes no path valid.
-    pub(super) async fn visit(&self, cache: &BinaryCache, mut visit: impl FnMut(&Known)) -> Result<(), StoreError> {
-        let mut known = self.0.lock().await;
-        let mut seen = HashSet::new();
-        let mut pages = cache.objects().list("").await?;
-        while let Some(page) = pages.next().await? {
-            for entry in page {
-                let Some(hash_part) = entry.name.strip_suffix(".narinfo") else {
-                    continue;
-                };
-                if known.get(hash_part).is_none_or(|known| known.etag != entry.metadata.version.etag) {
-                    match cache.narinfo(hash_part).await {
-                        Ok(Some(narinfo)) => {
-                            let info = &narinfo.info;
-                            let references = info.references.iter().map(|path| *path.digest()).collect();
-                            let path = info.path.clone();
-                            let fresh = Known { etag: narinfo.version.etag, path, nar_hash: info.nar_hash, references };
-                            known.insert(hash_part.to_owned(), fresh);
-                        }
-                        Ok(None) => continue,
-                        Err(error) => {
-                            tracing::warn!(%error, "passing over a damaged narinfo");
-                            continue;
-                        }
-                    }
-                }
-                seen.insert(hash_part.to_owned());
+    /// Opens the index of a store in a file, or makes it. What is not the index of this store, or is damaged, is replaced. While
+    /// another program has it open, this one has its own in memory.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub async fn open(file: PathBuf, store: String) -> Result<Self, StoreError> {
+        let database = spawn_blocking(move || open_file(&file, &store)).await.map_err(failed)??;
+        Ok(Self::over(database))
+    }
+
+    fn over(database: Database) -> Self {
+        let state = Mutex::new(State { database: Arc::new(database), fresh: None });
+        Self { state, writes: AtomicU64::new(0) }
+    }
+
+    /// Says that this gate has written or deleted something.
+    pub(super) fn note_write(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Lists what there is, as of an instant or later.
+    pub(super) async fn all(&self, cache: &BinaryCache, as_of: Instant) -> Result<Vec<Known>, StoreError> {
+        self.ask(cache, as_of, Question::All).await
+    }
+
+    /// Lists what refers to a path, itself perhaps included, as of an instant or later.
+    pub(super) async fn referrers(
+        &self,
+        cache: &BinaryCache,
+        path: &StorePath,
+        as_of: Instant,
+    ) -> Result<Vec<Known>, StoreError> {
+        self.ask(cache, as_of, Question::ReferrersOf(*path.digest())).await
+    }
+
+    /// Lists which paths have a NAR, as of an instant or later.
+    pub(super) async fn paths_of(
+        &self,
+        cache: &BinaryCache,
+        nar_hash: &NarHash,
+        as_of: Instant,
+    ) -> Result<Vec<Known>, StoreError> {
+        self.ask(cache, as_of, Question::PathsOf(*nar_hash)).await
+    }
+
+    async fn ask(&self, cache: &BinaryCache, as_of: Instant, question: Question) -> Result<Vec<Known>, StoreError> {
+        let mut state = self.state.lock().await;
+        let outcome = async {
+            let now = (Instant::now(), self.writes.load(Ordering::Relaxed));
+            if state.fresh.is_none_or(|(at, writes)| at < as_of || writes != now.1) {
+                refresh(&state.database, cache).await?;
+                state.fresh = Some(now);
             }
+            let database = state.database.clone();
+            spawn_blocking(move || answer(&database, &question)).await.map_err(failed)?.map_err(failed)
+        };
+        let outcome = outcome.await;
+        if let Err(error @ StoreError::Index(_)) = &outcome {
+            tracing::warn!(%error, "building the index anew, in memory");
+            *state = State { database: Arc::new(in_memory()), fresh: None };
         }
-        known.retain(|hash_part, _| seen.contains(hash_part));
-        known.values().for_each(&mut visit);
+        outcome
+    }
+}
+
+/// Brings the tables up to date with the store's listing. A narinfo that is damaged is passed over, with a line in the log: it
+/// makes no path valid.
+async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), StoreError> {
+    let mut listed = HashSet::new();
+    let mut pages = cache.objects().list("").await?;
+    while let Some(page) = pages.next().await? {
+        let narinfo = |entry: Entry| Some((digest(entry.name.strip_suffix(".narinfo")?)?, entry.metadata.version));
+        let page: Vec<(Digest, Version)> = page.into_iter().filter_map(narinfo).collect();
+        listed.extend(page.iter().map(|(digest, _)| *digest));
+        let news = in_tables(database, move |database| changed(database, page)).await?;
+        if news.is_empty() {
+            continue;
+        }
+        let looks = news.into_iter().map(|digest| async move {
+            match cache.narinfo(&nixbase32::encode(&digest)).await {
+                Ok(narinfo) => Ok((digest, narinfo.map(Known::of))),
+                Err(error) if error.is_damage() => {
+                    tracing::warn!(%error, "passing over a damaged narinfo");
+                    Ok((digest, None))
+                }
+                Err(error) => Err(error),
+            }
+        });
+        let news: Vec<(Digest, Option<Known>)> =
+            stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+        in_tables(database, move |database| update(database, Durability::None, &news)).await?;
+    }
+    in_tables(database, move |database| keep_only(database, &listed)).await
+}
+
+async fn in_tables<T: Send + 'static>(
+    database: &Arc<Database>,
+    work: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+) -> Result<T, StoreError> {
+    let database = database.clone();
+    spawn_blocking(move || work(&database)).await.map_err(failed)?.map_err(failed)
+}
+
+fn failed(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Index(error.to_string())
+}
+
+fn in_memory() -> Database {
+    let database = Database::builder().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new());
+    let database = database.and_then(|database| {
+        make_tables(&database, "")
+            .map_err(|error| DatabaseError::Storage(redb::StorageError::Corrupted(error.to_string())))?;
+        Ok(database)
+    });
+    database.expect("tables in memory can be made")
+}
+
+fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
+    let unusable = |why: String| StoreError::Index(format!("{}: {why}", file.display()));
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
+    }
+    let open = || Database::builder().set_cache_size(CACHE).create(file);
+    let opened = match open() {
+        Err(DatabaseError::DatabaseAlreadyOpen) => {
+            tracing::info!(file = %file.display(), "another gate has the index open: this one keeps its own in memory");
+            return Ok(in_memory());
+        }
+        Ok(database) if is_of(&database, store) => return Ok(database),
+        Ok(database) => make_tables(&database, store).map(|()| database).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match opened {
+        Ok(database) => Ok(database),
+        Err(why) => {
+            tracing::warn!(file = %file.display(), why, "the index is damaged: it is made anew");
+            std::fs::remove_file(file).map_err(|error| unusable(error.to_string()))?;
+            let database = open().map_err(|error| unusable(error.to_string()))?;
+            make_tables(&database, store).map_err(|error| unusable(error.to_string()))?;
+            Ok(database)
+        }
+    }
+}
+
+/// Whether a database is the index of a store, in today's format.
+fn is_of(database: &Database, store: &str) -> bool {
+    let about = || -> Result<bool, redb::Error> {
+        let transaction = database.begin_read()?;
+        let about = transaction.open_table(ABOUT)?;
+        let says =
+            |name: &str, text: &str| Ok::<_, redb::Error>(about.get(name)?.is_some_and(|found| found.value() == text));
+        Ok(says("format", FORMAT)? && says("store", store)?)
+    };
+    about().unwrap_or(false)
+}
+
+fn make_tables(database: &Database, store: &str) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.delete_table(PATHS)?;
+    transaction.delete_multimap_table(REFERRERS)?;
+    transaction.delete_multimap_table(NARS)?;
+    Tables::open(&transaction)?;
+    let mut about = transaction.open_table(ABOUT)?;
+    about.insert("format", FORMAT)?;
+    about.insert("store", store)?;
+    drop(about);
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Returns those of some narinfos that are not known in this version.
+fn changed(database: &Database, listed: Vec<(Digest, Version)>) -> Result<Vec<Digest>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let paths = transaction.open_table(PATHS)?;
+    let mut changed = Vec::new();
+    for (digest, version) in listed {
+        let known = paths.get(&digest)?.and_then(|known| Known::parse(&digest, known.value()));
+        if known.is_none_or(|known| known.version != version) {
+            changed.push(digest);
+        }
+    }
+    Ok(changed)
+}
+
+/// Removes what is no longer listed, and sees to it that what was learned outlasts the program.
+fn keep_only(database: &Database, listed: &HashSet<Digest>) -> Result<(), redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut gone = Vec::new();
+    for entry in transaction.open_table(PATHS)?.iter()? {
+        let digest = *entry?.0.value();
+        if !listed.contains(&digest) {
+            gone.push((digest, None));
+        }
+    }
+    drop(transaction);
+    update(database, Durability::Immediate, &gone)
+}
+
+/// Replaces what is known of some narinfos; none of one that is gone.
+fn update(database: &Database, durability: Durability, news: &[(Digest, Option<Known>)]) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(durability)?;
+    let mut tables = Tables::open(&transaction)?;
+    for (digest, known) in news {
+        tables.replace(digest, known.as_ref())?;
+    }
+    drop(tables);
+    transaction.commit()?;
+    Ok(())
+}
+
+struct Tables<'a> {
+    paths: Table<'a, &'static Digest, &'static [u8]>,
+    referrers: MultimapTable<'a, &'static Digest, &'static Digest>,
+    nars: MultimapTable<'a, &'static [u8; 32], &'static Digest>,
+}
+
+impl<'a> Tables<'a> {
+    fn open(transaction: &'a WriteTransaction) -> Result<Self, redb::Error> {
+        let paths = transaction.open_table(PATHS)?;
+        let referrers = transaction.open_multimap_table(REFERRERS)?;
+        let nars = transaction.open_multimap_table(NARS)?;
+        Ok(Self { paths, referrers, nars })
+    }
+
+    fn replace(&mut self, digest: &Digest, known: Option<&Known>) -> Result<(), redb::Error> {
+        let before = self.paths.remove(digest)?.and_then(|before| Known::parse(digest, before.value()));
+        if let Some(before) = before {
+            for reference in &before.references {
+                self.referrers.remove(reference, digest)?;
+            }
+            self.nars.remove(before.nar_hash.as_bytes(), digest)?;
+        }
+        if let Some(known) = known {
+            for reference in &known.references {
+                self.referrers.insert(reference, digest)?;
+            }
+            self.nars.insert(known.nar_hash.as_bytes(), digest)?;
+            self.paths.insert(digest, &known.to_bytes()[..])?;
+        }
         Ok(())
     }
 }
 
+fn answer(database: &Database, question: &Question) -> Result<Vec<Known>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let paths = transaction.open_table(PATHS)?;
+    let mut found = Vec::new();
+    let digests = match question {
+        Question::All => {
+            for entry in paths.iter()? {
+                let (digest, known) = entry?;
+                found.extend(Known::parse(digest.value(), known.value()));
+            }
+            return Ok(found);
+        }
+        Question::ReferrersOf(digest) => transaction.open_multimap_table(REFERRERS)?.get(digest)?,
+        Question::PathsOf(nar_hash) => transaction.open_multimap_table(NARS)?.get(nar_hash.as_bytes())?,
+    };
+    for digest in digests {
+        let digest = digest?;
+        found.extend(paths.get(digest.value())?.and_then(|known| Known::parse(digest.value(), known.value())));
+    }
+    Ok(found)
+}
+
+fn digest(hash_part: &str) -> Option<Digest> {
+    nixbase32::decode(hash_part.as_bytes()).ok()?.try_into().ok()
+}
+
 impl Known {
-    /// Says whether this path refers to another.
-    pub(super) fn refers_to(&self, path: &StorePath) -> bool {
-        self.references.contains(path.digest())
+    pub(super) fn hash_part(&self) -> String {
+        hash_part_of(&self.path)
+    }
+
+    fn of(narinfo: Narinfo) -> Self {
+        let Narinfo { info, version, .. } = narinfo;
+        let references = info.references.iter().map(|path| *path.digest()).collect();
+        Self { path: info.path, version, nar_hash: info.nar_hash, references }
+    }
+
+    /// Writes: when the narinfo was written (8 bytes, little-endian), the NAR's hash (32), the lengths of the path's name and
+    /// the ETag (2 each), both, and 20 bytes for each reference.
+    fn to_bytes(&self) -> Vec<u8> {
+        let (name, etag) = (self.path.name(), self.version.etag.as_str());
+        let mut bytes = Vec::with_capacity(44 + name.len() + etag.len() + 20 * self.references.len());
+        bytes.extend(self.version.modified.as_unix().to_le_bytes());
+        bytes.extend(self.nar_hash.as_bytes());
+        for text in [name, etag] {
+            bytes.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
+        }
+        bytes.extend(name.as_bytes());
+        bytes.extend(etag.as_bytes());
+        bytes.extend(self.references.iter().flatten());
+        bytes
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote of a hash part; none if it is damaged.
+    fn parse(digest: &Digest, bytes: &[u8]) -> Option<Self> {
+        let (modified, bytes) = bytes.split_first_chunk::<8>()?;
+        let (nar_hash, bytes) = bytes.split_first_chunk::<32>()?;
+        let (name, bytes) = bytes.split_first_chunk::<2>()?;
+        let (etag, bytes) = bytes.split_first_chunk::<2>()?;
+        let (name, bytes) = bytes.split_at_checked(u16::from_le_bytes(*name).into())?;
+        let (etag, bytes) = bytes.split_at_checked(u16::from_le_bytes(*etag).into())?;
+        let (references, []) = bytes.as_chunks::<20>() else {
+            return None;
+        };
+        let path = format!("{}-{}", nixbase32::encode(digest), std::str::from_utf8(name).ok()?);
+        let modified = Timestamp::from_unix(i64::from_le_bytes(*modified));
+        Some(Self {
+            path: StorePath::from_basename(path.as_bytes()).ok()?,
+            version: Version { etag: Etag::new(std::str::from_utf8(etag).ok()?), modified },
+            nar_hash: NarHash::from_sha256(*nar_hash),
+            references: references.to_vec(),
+        })
     }
 }

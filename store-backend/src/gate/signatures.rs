@@ -34,10 +34,10 @@ impl Gate {
         };
         let fingerprint = record.fingerprint(store_dir);
         let evidence = self.weigh_claims(&fingerprint, signatures.iter());
-        if self.merge_stored(path, &evidence, &uploader.0).await?.is_none() {
+        if self.merge_stored(path, &evidence, None, &uploader.0).await?.is_none() {
             return Err(GateError::not_valid(store_dir, path));
         }
-        self.refresh(path, &fingerprint).await?;
+        self.refresh(path, &fingerprint, None).await?;
         let useless = |judged: &&Judged| {
             matches!(judged.verdict, verifier::Verdict::Malformed(_) | verifier::Verdict::DoesNotVerify)
         };

@@ -1,18 +1,27 @@
 //! The admitted view: every read goes through here, and answers by the policy of now.
 
 use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
 
+use futures_util::future;
+use futures_util::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use nix_derivation::Derivation;
 use policy::Verdict;
 use verifier::{PathInfo, StorePath, Timestamp};
 
+use super::index::Known;
 use super::memory::{Epoch, Standing};
+use super::recent::Found;
 use super::{Gate, GateError, now};
 use crate::object::Version;
 use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
 
 /// Longest derivation that is read from the store, in bytes of its text.
 const MAX_DERIVATION: u64 = 16 << 20;
+
+/// Paths that are looked up at once.
+const AT_ONCE: usize = 32;
 
 /// Bytes that a NAR of one file adds to the file, at most.
 const NAR_OVERHEAD: u64 = 256;
@@ -49,7 +58,12 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot tell.
     pub async fn path_info(&self, path: &StorePath) -> Result<Option<PathInfo>, GateError> {
-        Ok(self.record(path).await?.map(|record| record.info().clone()))
+        let record = self.record(path).await?;
+        if let Some(record) = &record {
+            // Who copies a closure asks for these next.
+            self.gate.recent.read_ahead(&self.gate.cache, record.info().other_references().cloned());
+        }
+        Ok(record.map(|record| record.info().clone()))
     }
 
     /// Says whether a path is valid.
@@ -57,12 +71,20 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot tell.
     pub async fn is_valid(&self, path: &StorePath) -> Result<bool, GateError> {
-        let Some(found) = self.gate.cache.objects().head(&narinfo_key(path)).await? else {
-            return Ok(false);
-        };
-        match self.gate.memory.recall(path, Some(&found.version), now()) {
+        match self.gate.cache.objects().head(&narinfo_key(path)).await? {
+            Some(found) => self.is_valid_at(path, &found.version).await,
+            None => {
+                self.gate.recent.note_absent(path);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Says whether a path is valid whose narinfo is this version.
+    pub(super) async fn is_valid_at(&self, path: &StorePath, version: &Version) -> Result<bool, GateError> {
+        match self.gate.memory.recall(path, Some(version), now()) {
             Some(standing) => Ok(standing == Standing::Admitted),
-            None => Ok(self.record(path).await?.is_some()),
+            None => Ok(self.record_at(path, Some(version)).await?.is_some()),
         }
     }
 
@@ -71,13 +93,63 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot tell.
     pub async fn valid_among(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, GateError> {
-        let mut valid = BTreeSet::new();
-        for path in paths {
-            if self.is_valid(path).await? {
-                valid.insert(path.clone());
+        self.those_that(paths, |path| self.is_valid(path)).await
+    }
+
+    /// Returns those of some paths that need not be brought: they are valid, and their NARs are there, as far as their sizes say.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn held_among(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, GateError> {
+        self.those_that(paths, |path| self.is_held(path)).await
+    }
+
+    /// Returns those of some paths that a look finds to be something, looking at several at once.
+    async fn those_that<'p, F>(
+        &self,
+        paths: &'p [StorePath],
+        look: impl Fn(&'p StorePath) -> F,
+    ) -> Result<BTreeSet<StorePath>, GateError>
+    where
+        F: Future<Output = Result<bool, GateError>> + Send,
+    {
+        let mut looks = FuturesUnordered::new();
+        let mut found = BTreeSet::new();
+        let mut paths = paths.iter();
+        loop {
+            while looks.len() < AT_ONCE
+                && let Some(path) = paths.next()
+            {
+                let look = look(path);
+                looks.push(async move { look.await.map(|found| found.then(|| path.clone())) });
+            }
+            match looks.try_next().await? {
+                Some(path) => found.extend(path),
+                None => return Ok(found),
             }
         }
-        Ok(valid)
+    }
+
+    async fn is_held(&self, path: &StorePath) -> Result<bool, GateError> {
+        let cache = &self.gate.cache;
+        let narinfo = match cache.narinfo(&hash_part_of(path)).await {
+            Err(error) if error.is_damage() => return Ok(false),
+            read => read?,
+        };
+        let Some(narinfo) = narinfo else {
+            self.gate.recent.note_absent(path);
+            return Ok(false);
+        };
+        if narinfo.info.path != *path || !self.is_valid_at(path, &narinfo.version).await? {
+            return Ok(false);
+        }
+        let file = cache.nar_file(&narinfo.info.nar_hash).await?;
+        let whole = file.is_some_and(|file| narinfo.file.size.is_none_or(|size| size == file.size));
+        if !whole {
+            let path = cache.store_dir().render_path(path);
+            tracing::error!(path, "the NAR is missing or truncated: the next upload of the path replaces it");
+        }
+        Ok(whole)
     }
 
     /// Returns the valid path that has a hash part; none if there is none.
@@ -96,7 +168,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot be listed.
     pub async fn all_paths(&self) -> Result<BTreeSet<StorePath>, GateError> {
-        self.filtered(|_| true).await
+        let _turn = self.gate.whole_store.acquire().await;
+        self.standing(self.gate.index.all(&self.gate.cache, self.lately()).await?).await
     }
 
     /// Returns the valid paths that refer to a path, itself perhaps among them.
@@ -104,7 +177,8 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot be listed.
     pub async fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, GateError> {
-        self.filtered(|known| known.refers_to(path)).await
+        let _turn = self.gate.whole_store.acquire().await;
+        self.standing(self.gate.index.referrers(&self.gate.cache, path, self.lately()).await?).await
     }
 
     /// Opens the NAR of a valid path.
@@ -151,9 +225,14 @@ impl<'a> View<'a> {
     }
 
     /// Returns the record of a valid path; none if it is not valid.
-    pub(super) async fn record(&self, path: &StorePath) -> Result<Option<Record>, GateError> {
+    pub(super) async fn record(&self, path: &StorePath) -> Result<Option<Arc<Record>>, GateError> {
+        self.record_at(path, None).await
+    }
+
+    /// Returns the record of a valid path whose narinfo is this version, if one is named.
+    async fn record_at(&self, path: &StorePath, version: Option<&Version>) -> Result<Option<Arc<Record>>, GateError> {
         let epoch = self.gate.memory.epoch();
-        let Some((record, version)) = self.load(path).await? else {
+        let Some((record, version)) = self.load(path, version).await? else {
             return Ok(None);
         };
         let standing = match self.gate.memory.recall(path, Some(&version), now()) {
@@ -163,34 +242,16 @@ impl<'a> View<'a> {
         Ok((standing == Standing::Admitted).then_some(record))
     }
 
-    /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
-    /// admitted it. Nor is one of which either is damaged: such a path is not valid, and takes nothing from the others.
-    async fn load(&self, path: &StorePath) -> Result<Option<(Record, Version)>, GateError> {
-        match self.read(path).await {
-            Err(GateError::Store(error)) if error.is_damage() => {
+    /// Returns the record that a path's narinfo points to. Where either is damaged, there is none: such a path is not valid,
+    /// and takes nothing from the others.
+    async fn load(&self, path: &StorePath, version: Option<&Version>) -> Result<Option<Found>, GateError> {
+        match self.gate.recent.record(&self.gate.cache, path, version).await {
+            Err(error) if error.is_damage() => {
                 tracing::error!(%error, "a path is damaged: it is not served");
                 Ok(None)
             }
-            read => read,
+            read => Ok(read?),
         }
-    }
-
-    async fn read(&self, path: &StorePath) -> Result<Option<(Record, Version)>, GateError> {
-        let cache = &self.gate.cache;
-        let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
-            return Ok(None);
-        };
-        let Ok(fingerprint) = narinfo.info.fingerprint(cache.store_dir()) else {
-            return Ok(None);
-        };
-        if narinfo.info.path != *path {
-            return Ok(None);
-        }
-        let record = cache.record(path, &fingerprint.digest()).await?;
-        if record.is_none() {
-            tracing::warn!(path = %cache.store_dir().render_path(path), "a narinfo has no evidence: it is not served");
-        }
-        Ok(record.map(|(record, _)| (record, narinfo.version)))
     }
 
     /// Judges a path and what it refers to, without recursion: a closure may be as deep as it likes.
@@ -220,7 +281,7 @@ impl<'a> View<'a> {
                 continue;
             }
             // A reference back into what is being judged is a cycle: nothing admitted has one.
-            let loaded = if open.contains(&reference) { None } else { self.load(&reference).await? };
+            let loaded = if open.contains(&reference) { None } else { self.load(&reference, None).await? };
             let Some((record, version)) = loaded else {
                 last = Standing::NotAdmitted;
                 continue;
@@ -253,15 +314,21 @@ impl<'a> View<'a> {
         }))
     }
 
-    async fn filtered(&self, wanted: impl Fn(&super::index::Known) -> bool) -> Result<BTreeSet<StorePath>, GateError> {
-        let _turn = self.gate.whole_store.acquire().await;
-        let mut found = Vec::new();
-        let collect = |known: &super::index::Known| {
-            if wanted(known) {
-                found.push(known.path.clone());
-            }
-        };
-        self.gate.index.visit(&self.gate.cache, collect).await?;
-        self.valid_among(&found).await
+    /// Returns the moment from which on what was read may stand for what is there.
+    fn lately(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_sub(self.gate.cache.objects().stays()).unwrap_or(now)
+    }
+
+    /// Returns the valid ones of what the index knows.
+    async fn standing(&self, known: Vec<Known>) -> Result<BTreeSet<StorePath>, GateError> {
+        let looks = known.into_iter().map(|Known { path, version, .. }| async move {
+            Ok(self.is_valid_at(&path, &version).await?.then_some(path))
+        });
+        stream::iter(looks)
+            .buffer_unordered(AT_ONCE)
+            .try_filter_map(|valid| future::ready(Ok(valid)))
+            .try_collect()
+            .await
     }
 }

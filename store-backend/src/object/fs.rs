@@ -14,7 +14,7 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock, syncfs};
@@ -22,8 +22,8 @@ use tokio::task::spawn_blocking;
 use verifier::Timestamp;
 
 use super::{
-    Condition, Content, Draft, Durability, Entry, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore,
-    Pages, Put, Upload, Version,
+    Condition, Content, Draft, Durability, Entry, Etag, Expected, Key, Leftover, Metadata, Object, ObjectError,
+    ObjectStore, Pages, Put, Upload, Version,
 };
 use crate::nonce::nonce;
 use staged::StagedFile;
@@ -67,7 +67,11 @@ impl Directory {
             private.create(&path).map_err(io_error("create", &path))?;
         }
         let directory = Self { root: Arc::new(root) };
-        directory.remove_leftovers()?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(LEFTOVER_AGE);
+        let before = Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(0));
+        for leftover in directory.nameless(before)? {
+            directory.remove_nameless(&leftover)?;
+        }
         Ok(directory)
     }
 
@@ -100,16 +104,24 @@ impl Directory {
         Key::new(folder.strip_suffix('/')?).map(|key| self.path(&key))
     }
 
-    fn remove_leftovers(&self) -> Result<(), ObjectError> {
+    /// Lists the nameless files that were last written before some time.
+    fn nameless(&self, before: Timestamp) -> Result<Vec<Leftover>, ObjectError> {
         let folder = self.root.join(STAGING);
-        for entry in fs::read_dir(&folder).map_err(io_error("read", &folder))? {
-            let entry = entry.map_err(io_error("read", &folder))?;
-            let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-            let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if age.is_some_and(|age| age > LEFTOVER_AGE) {
-                let _gone_already = fs::remove_file(entry.path());
+        let mut found = Vec::new();
+        let listed = each_file(&folder, |Entry { name, metadata }| {
+            if metadata.version.modified < before {
+                let (size, begun) = (Some(metadata.size), metadata.version.modified);
+                found.push(Leftover { key: format!("{STAGING}/{name}"), id: name, size, begun });
             }
-        }
+            true
+        });
+        listed.map_err(io_error("read", &folder))?;
+        Ok(found)
+    }
+
+    fn remove_nameless(&self, leftover: &Leftover) -> Result<(), ObjectError> {
+        let path = self.root.join(STAGING).join(&leftover.id);
+        absent(fs::remove_file(&path)).map_err(io_error("delete", &path))?;
         Ok(())
     }
 
@@ -319,6 +331,14 @@ impl ObjectStore for Directory {
             let _nobody_waits = pages.blocking_send(last);
         });
         Ok(Pages(receiver))
+    }
+
+    async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, ObjectError> {
+        self.blocking(move |this| this.nameless(before)).await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), ObjectError> {
+        self.remove_nameless(leftover)
     }
 
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {

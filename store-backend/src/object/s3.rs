@@ -18,11 +18,12 @@ mod tries;
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 pub use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::config::{self, retry::RetryConfig};
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{Object as ListedObject, StorageClass};
@@ -31,8 +32,8 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use verifier::Timestamp;
 
 use super::{
-    Condition, Content, Draft, Entry, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put,
-    Upload, Version,
+    Condition, Content, Draft, Entry, Etag, Expected, Key, Leftover, Metadata, Object, ObjectError, ObjectStore, Pages,
+    Put, Upload, Version,
 };
 use connect::Identity;
 use download::Download;
@@ -48,6 +49,9 @@ pub use tries::requests_retried;
 
 /// Requests of one `publish` that are under way at once.
 const AT_ONCE: usize = 32;
+
+/// How long what was read is taken for what is there, by those who only read.
+const STAYS: Duration = Duration::from_secs(5);
 
 /// Pages of a listing that wait to be looked at.
 const PAGES: usize = 2;
@@ -94,13 +98,19 @@ enum Written {
 struct Turn<'a> {
     /// Whether the provider looks at conditions.
     conditional: bool,
-    alone: Option<(&'a Lone, tokio::sync::MutexGuard<'a, ()>)>,
+    alone: Option<Alone<'a>>,
+}
+
+/// Where the provider does not keep writers apart, the right of just this one.
+struct Alone<'a> {
+    lone: &'a Lone,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl Turn<'_> {
     /// Says no when the object may not be written any more: whoever looked at something first may have looked for long.
     fn check(&self) -> Result<(), ObjectError> {
-        self.alone.as_ref().map_or(Ok(()), |(lone, _)| lone.check())
+        self.alone.as_ref().map_or(Ok(()), |alone| alone.lone.check())
     }
 
     /// Looks whether a condition holds, where the provider does not.
@@ -114,6 +124,33 @@ impl Turn<'_> {
             Condition::Absent => found.is_some(),
             Condition::Matches(etag) => found.as_ref() != Some(etag),
         })
+    }
+
+    /// Makes a request that writes. One that was not answered may still be at work, and win against the next: so where the
+    /// provider does not keep writers apart, nobody else writes the object before it is over.
+    async fn take<T, E, F>(
+        &self,
+        patience: Patience,
+        send: impl Fn(config::Builder) -> F,
+    ) -> Result<T, failure::Failure<E>>
+    where
+        F: Future<Output = Result<T, failure::Failure<E>>>,
+    {
+        let Some(alone) = &self.alone else {
+            return send(config::Builder::new()).await;
+        };
+        let begun = Instant::now();
+        loop {
+            match send(config::Builder::new().retry_config(RetryConfig::disabled())).await {
+                Err(error) if failure::may_pass(status(&error)) => {
+                    tokio::time::sleep(alone.lone.settles()).await;
+                    if begun.elapsed() >= patience.total || self.check().is_err() {
+                        return Err(error);
+                    }
+                }
+                answered => return answered,
+            }
+        }
     }
 }
 
@@ -205,7 +242,8 @@ impl Bucket {
             Writing::Conditional => Ok(Turn { conditional: true, alone: None }),
             Writing::Lone(lone) => {
                 let conditional = lone.conditions == Conditions::LoseRaces;
-                Ok(Turn { conditional, alone: Some((lone, lone.turn(key).await?)) })
+                let alone = Alone { lone, _turn: lone.turn(key).await? };
+                Ok(Turn { conditional, alone: Some(alone) })
             }
         }
     }
@@ -231,14 +269,17 @@ impl Bucket {
             return Ok(Written::Refused(1));
         }
         let tries = Tries::of("write", &place);
-        let request = self.client().put_object().bucket(self.name()).key(key.as_str());
-        let request = match condition {
-            _ if !turn.conditional => request,
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Matches(Etag(etag)) => request.if_match(etag),
+        let send = |retries| {
+            let request = self.client().put_object().bucket(self.name()).key(key.as_str());
+            let request = match condition {
+                _ if !turn.conditional => request,
+                Condition::Absent => request.if_none_match("*"),
+                Condition::Matches(Etag(etag)) => request.if_match(etag),
+            };
+            let request = request.set_storage_class(self.storage_class()).body(ByteStream::from(bytes.clone()));
+            request.customize().interceptor(tries.clone()).config_override(retries).send()
         };
-        let request = request.set_storage_class(self.storage_class()).body(ByteStream::from(bytes));
-        match request.customize().interceptor(tries.clone()).send().await {
+        match turn.take(self.0.patience, send).await {
             Ok(answer) => Ok(Written::Stored(etag(answer.e_tag(), &place)?)),
             Err(error) if is_refusal(condition, &error) => Ok(Written::Refused(tries.count())),
             Err(error) => Err(failed("write", &place, &tries, &error)),
@@ -372,7 +413,8 @@ impl ObjectStore for Bucket {
         let tries = Tries::of("delete", &place);
         let request = self.client().delete_object().bucket(self.name()).key(key.as_str());
         let request = request.set_if_match(turn.conditional.then(|| version.0.clone()));
-        match request.customize().interceptor(tries.clone()).send().await {
+        let send = |retries| request.clone().customize().interceptor(tries.clone()).config_override(retries).send();
+        match turn.take(self.0.patience, send).await {
             Ok(_) => Ok(true),
             // Gone, by an attempt whose answer was lost or by somebody else.
             Err(error) if is_absent(&error) => Ok(tries.count() > 1),
@@ -401,6 +443,20 @@ impl ObjectStore for Bucket {
             }
         });
         Ok(Pages(receiver))
+    }
+
+    async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, ObjectError> {
+        let mut found = multipart::unfinished(self).await?;
+        found.retain(|leftover| leftover.begun < before);
+        Ok(found)
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), ObjectError> {
+        multipart::give_up(self, &leftover.key, &leftover.id).await
+    }
+
+    fn stays(&self) -> Duration {
+        STAYS
     }
 
     async fn close(&self) {

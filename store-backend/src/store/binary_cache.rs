@@ -69,6 +69,9 @@ pub enum StoreError {
         /// The compression's name.
         found: String,
     },
+    /// The index beside the gate failed. It is built anew.
+    #[error("the index of the store failed: {0}")]
+    Index(String),
     /// A daemon could not answer.
     #[error(transparent)]
     Daemon(#[from] ClientError),
@@ -208,7 +211,8 @@ impl BinaryCache {
         if hash_part_of(&info.path) != hash_part {
             return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
         }
-        let file = NarFile { url: parsed.url().to_owned(), compression: parsed.compression().clone() };
+        let (url, compression, size) = (parsed.url().to_owned(), parsed.compression().clone(), parsed.file_size());
+        let file = NarFile { url, compression, size };
         Ok(Narinfo { info, file, version: object.version.clone() })
     }
 

@@ -86,7 +86,7 @@ mod tests {
     const TEXT: &[u8] = b"a NAR, or what passes for one in this test; it repeats, it repeats, it repeats.";
 
     fn read(compressed: Vec<u8>, compression: Compression) -> Result<Vec<u8>, ErrorKind> {
-        let file = NarFile { url: "nar/x".into(), compression };
+        let file = NarFile { url: "nar/x".into(), compression, size: None };
         let mut bytes = Vec::new();
         let opened = decompress(Box::new(Cursor::new(compressed)), &file).expect("a compression that is read");
         opened.take(1 << 20).read_to_end(&mut bytes).map_err(|error| error.kind())?;
@@ -107,7 +107,7 @@ mod tests {
         {
             assert_eq!(read(compressed, compression.clone()), Ok(TEXT.to_vec()), "{compression}");
         }
-        let file = NarFile { url: "nar/x.bz2".into(), compression: Compression::Bzip2 };
+        let file = NarFile { url: "nar/x.bz2".into(), compression: Compression::Bzip2, size: None };
         let refused = decompress(Box::new(io::empty()), &file).err().expect("bzip2 is not read");
         assert_eq!(
             refused.to_string(),
@@ -133,7 +133,7 @@ mod tests {
             }
         }
         for compression in [Compression::Zstd, Compression::Xz, Compression::None] {
-            let file = NarFile { url: "nar/x".into(), compression };
+            let file = NarFile { url: "nar/x".into(), compression, size: None };
             let mut opened = decompress(Box::new(Fails), &file).expect("a compression that is read");
             let kind = opened.read(&mut [0; 10]).expect_err("the source fails").kind();
             assert_eq!(kind, ErrorKind::PermissionDenied);

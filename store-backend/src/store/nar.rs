@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use verifier::{NarHash, PathInfo};
 
 use super::binary_cache::{BinaryCache, StoreError, nar_key};
-use crate::object::{Key, ObjectError};
+use crate::object::{Key, Metadata, ObjectError};
 
 /// Bytes in one block on its way to a client.
 const BLOCK: usize = 128 << 10;
@@ -138,8 +138,8 @@ impl BinaryCache {
     ///
     /// # Errors
     /// When the storage cannot tell.
-    pub async fn nar_file_size(&self, nar_hash: &NarHash) -> Result<Option<u64>, StoreError> {
-        Ok(self.objects().head(&nar_key(nar_hash)).await?.map(|metadata| metadata.size))
+    pub async fn nar_file(&self, nar_hash: &NarHash) -> Result<Option<Metadata>, StoreError> {
+        Ok(self.objects().head(&nar_key(nar_hash)).await?)
     }
 }
 

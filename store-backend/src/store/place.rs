@@ -93,6 +93,23 @@ impl Place {
         Ok(Self { kind, compression_level })
     }
 
+    /// Returns its name, which tells it apart from every other.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match &self.kind {
+            Kind::Directory(path) => format!("file://{}", path.display()),
+            Kind::Bucket(Location { bucket, endpoint, .. }) => {
+                format!("s3://{}/{bucket}", endpoint.as_deref().unwrap_or("AWS"))
+            }
+        }
+    }
+
+    /// Says whether it is reached over a network.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.kind, Kind::Bucket(_))
+    }
+
     /// Opens it to write.
     ///
     /// # Errors

@@ -38,6 +38,8 @@ pub struct NarFile {
     pub url: String,
     /// How it is compressed.
     pub compression: Compression,
+    /// Its size in bytes, where the narinfo says it.
+    pub size: Option<u64>,
 }
 
 /// What a store says of one path.

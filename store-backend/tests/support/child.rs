@@ -43,12 +43,17 @@ impl Worker {
 
     /// Waits until the child has said a word.
     pub fn wait_for(&mut self, word: &str) {
+        self.wait_for_any(&[word]);
+    }
+
+    /// Waits until the child has said one of some words, and returns it.
+    pub fn wait_for_any<'a>(&mut self, words: &[&'a str]) -> &'a str {
         let mut line = String::new();
         loop {
             line.clear();
-            assert!(self.output.read_line(&mut line).expect("text") > 0, "the child ended before it said {word}");
-            if line.trim_end().ends_with(word) {
-                return;
+            assert!(self.output.read_line(&mut line).expect("text") > 0, "the child ended before it said {words:?}");
+            if let Some(word) = words.iter().find(|word| line.trim_end().ends_with(**word)) {
+                return word;
             }
         }
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use store_backend::object::{
-    Draft, Etag, Expected, Key, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload,
+    Draft, Etag, Expected, Key, Leftover, Metadata, Object, ObjectError, ObjectStore, Pages, Put, Upload,
 };
 use tokio::sync::Semaphore;
+use verifier::Timestamp;
 
 /// What a gate asks of its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,5 +107,13 @@ impl ObjectStore for Stepping {
 
     async fn list_folders(&self, folder: &str) -> Result<Vec<String>, ObjectError> {
         self.inner.list_folders(folder).await
+    }
+
+    async fn leftovers(&self, before: Timestamp) -> Result<Vec<Leftover>, ObjectError> {
+        self.inner.leftovers(before).await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<(), ObjectError> {
+        self.inner.remove_leftover(leftover).await
     }
 }

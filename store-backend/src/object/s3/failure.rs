@@ -40,6 +40,11 @@ fn has_body(response: &HttpResponse) -> bool {
     response.body().bytes().is_some_and(|body| !body.is_empty())
 }
 
+/// Whether a request that was answered so, or not at all, may succeed the next time.
+pub(super) fn may_pass(status: Option<u16>) -> bool {
+    status.is_none_or(|status| matches!(status, 408 | 409 | 429 | 500 | 502..))
+}
+
 /// Makes an error of a failure: what was to be done, to what, why not, and what would help.
 pub(super) fn failed<E>(action: &'static str, place: &str, tries: &Tries, failure: &Failure<E>) -> ObjectError
 where

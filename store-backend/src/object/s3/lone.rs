@@ -14,6 +14,7 @@ use super::Bucket;
 use super::provider::Conditions;
 use crate::nonce::nonce;
 use crate::object::{Etag, Key, ObjectError, ObjectStore as _};
+use crate::process::Process;
 
 /// Where the lease is.
 const LEASE: &str = "quorum/writer";
@@ -63,19 +64,6 @@ struct Holder {
     renewed: u64,
 }
 
-/// A process, told apart from all others that ever were.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Process {
-    id: u32,
-    /// Of which start of which machine.
-    boot: String,
-    /// In which process namespace.
-    namespace: String,
-    /// When it started, in the kernel's ticks.
-    started: String,
-}
-
 impl Lone {
     /// Takes the lease of a bucket.
     ///
@@ -99,6 +87,11 @@ impl Lone {
     /// Says no when this process may not write any more, or does not know.
     pub(super) fn check(&self) -> Result<(), ObjectError> {
         self.lease.check()
+    }
+
+    /// Returns how long a request of this process's that was not answered may still be at work.
+    pub(super) fn settles(&self) -> Duration {
+        self.lease.lasts / RENEWALS
     }
 
     /// Gives the lease back.
@@ -155,7 +148,7 @@ impl Lease {
             return Ok(());
         }
         let seconds = self.lasts.as_secs();
-        tracing::warn!(host = found.host, process = found.process.id, "a lease is there: watching it for {seconds} s");
+        tracing::warn!(host = found.host, process = %found.process, "a lease is there: watching it for {seconds} s");
         let begun = Instant::now();
         while begun.elapsed() < self.lasts {
             tokio::time::sleep(self.lasts / RENEWALS / 2).await;
@@ -165,7 +158,7 @@ impl Lease {
                 Some((found, _)) => return Err(self.taken(Some(found))),
             }
         }
-        tracing::warn!(host = found.host, process = found.process.id, "nobody renews the lease: taking it over");
+        tracing::warn!(host = found.host, process = %found.process, "nobody renews the lease: taking it over");
         Ok(())
     }
 
@@ -233,7 +226,7 @@ impl Lease {
     }
 
     fn taken(&self, by: Option<Holder>) -> ObjectError {
-        let who = by.map_or("somebody else".to_owned(), |by| format!("process {} on {}", by.process.id, by.host));
+        let who = by.map_or("somebody else".to_owned(), |by| format!("process {} on {}", by.process, by.host));
         self.error(format!("{who} writes this bucket: where conditions do not hold, only one gate may"))
     }
 
@@ -245,38 +238,4 @@ impl Lease {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Process {
-    fn own() -> Self {
-        let id = std::process::id();
-        Self { id, boot: boot(), namespace: namespace(), started: started(id).unwrap_or_default() }
-    }
-
-    /// Whether this process was one of this machine and is no more. Of others, nothing is known.
-    fn has_ended(&self) -> bool {
-        let here =
-            !self.boot.is_empty() && self.boot == boot() && !self.namespace.is_empty() && self.namespace == namespace();
-        here && !self.started.is_empty() && started(self.id).is_none_or(|started| started != self.started)
-    }
-}
-
-fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|text| text.trim().to_owned()).unwrap_or_default()
-}
-
-fn namespace() -> String {
-    std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default()
-}
-
-/// Returns when a process started; none if there is none.
-///
-/// Source: proc_pid_stat(5); the name in parentheses may hold anything.
-fn started(id: u32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    let (_, after) = stat.rsplit_once(')')?;
-    // A zombie writes no more.
-    let mut fields = after.split_whitespace();
-    let state = fields.next()?;
-    (state != "Z").then(|| fields.nth(18).map(str::to_owned)).flatten()
 }

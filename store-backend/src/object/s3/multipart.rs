@@ -6,19 +6,20 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
-use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
+use verifier::Timestamp;
 
-use super::failure::{failed, is_absent};
+use super::failure::{failed, is_absent, status};
 use super::tries::Tries;
 use super::{Bucket, etag, is_refusal};
 use crate::nonce::nonce;
-use crate::object::{Condition, Etag, Expected, Key, ObjectError, ObjectStore as _, Put, Upload};
+use crate::object::{Condition, Etag, Expected, Key, Leftover, ObjectError, ObjectStore as _, Put, Upload};
 
 /// Parts of one upload that are on their way at once.
 const AT_ONCE: usize = 4;
@@ -344,13 +345,51 @@ impl Drop for Multipart {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
-        let request = self.bucket.client().abort_multipart_upload().bucket(self.bucket.name()).key(self.key.as_str());
-        let request = request.upload_id(std::mem::take(&mut self.id));
+        let (bucket, key, id) = (self.bucket.clone(), self.key.clone(), std::mem::take(&mut self.id));
         runtime.spawn(async move {
-            if let Err(error) = request.send().await {
+            if let Err(error) = give_up(&bucket, key.as_str(), &id).await {
                 // What stays after all is for the sweep.
                 tracing::debug!(%error, "an upload in parts could not be given up");
             }
         });
+    }
+}
+
+/// Gives an upload in parts up; what came of it is gone.
+pub(super) async fn give_up(bucket: &Bucket, key: &str, id: &str) -> Result<(), ObjectError> {
+    let place = bucket.place(key);
+    let tries = Tries::of("give up", &place);
+    let request = bucket.client().abort_multipart_upload().bucket(bucket.name()).key(key).upload_id(id);
+    match request.customize().interceptor(tries.clone()).send().await {
+        Ok(_) => Ok(()),
+        Err(error) if status(&error) == Some(404) => Ok(()),
+        Err(error) => Err(failed("give up", &place, &tries, &error)),
+    }
+}
+
+/// Lists the uploads in parts that are neither put together nor given up.
+pub(super) async fn unfinished(bucket: &Bucket) -> Result<Vec<Leftover>, ObjectError> {
+    let place = bucket.place("");
+    let (mut found, mut from) = (Vec::new(), (None, None));
+    loop {
+        let tries = Tries::of("list the unfinished uploads of", &place);
+        let request = bucket.client().list_multipart_uploads().bucket(bucket.name());
+        let request = request.set_key_marker(from.0).set_upload_id_marker(from.1);
+        let answer = match request.customize().interceptor(tries.clone()).send().await {
+            Ok(answer) => answer,
+            // It has nothing of the kind, so nothing is left of it.
+            Err(error) if status(&error) == Some(501) => return Ok(found),
+            Err(error) => return Err(failed("list the unfinished uploads of", &place, &tries, &error)),
+        };
+        for upload in answer.uploads() {
+            if let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) {
+                let begun = Timestamp::from_unix(upload.initiated().map_or(0, DateTime::secs));
+                found.push(Leftover { key: key.to_owned(), id: id.to_owned(), size: None, begun });
+            }
+        }
+        from = (answer.next_key_marker().map(str::to_owned), answer.next_upload_id_marker().map(str::to_owned));
+        if answer.is_truncated() != Some(true) || from.0.is_none() {
+            return Ok(found);
+        }
     }
 }

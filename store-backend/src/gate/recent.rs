@@ -1,0 +1,174 @@
+//! What the gate saw of its store a moment ago, where asking again takes a request over a network.
+//!
+//! A client asks for a path's info, and then for its bytes; it asks which of some paths are valid, and then offers those that
+//! are not. Each is looked up once. Nothing is admitted or deleted by what is known from here, and what this gate writes it
+//! forgets: what is remembered can only be behind what other gates did in the last seconds.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, Semaphore};
+use verifier::StorePath;
+
+use crate::object::Version;
+use crate::store::{BinaryCache, Record, StoreError, hash_part_of};
+
+/// How long a path that was not there is taken to be still missing when it is offered. Writes have conditions, so what
+/// another gate writes meanwhile is found then.
+const ABSENCE_LASTS: Duration = Duration::from_secs(30);
+
+/// Most paths that are remembered, and most that are known to be missing: some KB each, and some hundred bytes.
+const MOST: usize = 2_000;
+const MOST_ABSENT: usize = 100_000;
+
+/// Records that are read ahead at once.
+const AHEAD: usize = 16;
+
+/// A record, under the version of its path's narinfo.
+pub(super) type Found = (Arc<Record>, Version);
+
+#[derive(Clone)]
+pub(super) struct Recent(Arc<Inner>);
+
+struct Inner {
+    lasts: Duration,
+    state: Mutex<State>,
+    ahead: Semaphore,
+}
+
+#[derive(Default)]
+struct State {
+    records: HashMap<StorePath, Slot>,
+    absent: HashMap<StorePath, Instant>,
+}
+
+/// A record that was read, or is being read.
+#[derive(Clone)]
+struct Slot {
+    /// When it was asked for, which was before it was read.
+    asked: Instant,
+    record: Arc<OnceCell<Found>>,
+}
+
+impl Recent {
+    /// Remembers what was read of a store for so long.
+    pub(super) fn new(lasts: Duration) -> Self {
+        let (state, ahead) = (Mutex::default(), Semaphore::new(AHEAD));
+        Self(Arc::new(Inner { lasts, state, ahead }))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the slot of a path, and whether it was there.
+    fn slot(&self, path: &StorePath) -> (Slot, bool) {
+        let mut state = self.state();
+        if let Some(slot) = state.records.get(path).filter(|slot| slot.asked.elapsed() < self.0.lasts) {
+            return (slot.clone(), true);
+        }
+        if state.records.len() >= MOST {
+            state.records.retain(|_, slot| slot.asked.elapsed() < self.0.lasts);
+        }
+        if state.records.len() >= MOST {
+            state.records.clear();
+        }
+        let slot = Slot { asked: Instant::now(), record: Arc::default() };
+        if !self.0.lasts.is_zero() {
+            state.records.insert(path.clone(), slot.clone());
+        }
+        (slot, false)
+    }
+
+    /// Returns the record of a path, of this version if one is asked for, by asking `cache` where it is not known.
+    pub(super) async fn record(
+        &self,
+        cache: &BinaryCache,
+        path: &StorePath,
+        version: Option<&Version>,
+    ) -> Result<Option<Found>, StoreError> {
+        if self.0.lasts.is_zero() {
+            return read(cache, path).await;
+        }
+        let (slot, _) = self.slot(path);
+        match fill(&slot, cache, path).await {
+            Ok(found) if version.is_none_or(|version| *version == found.1) => return Ok(Some(found)),
+            Ok(_) => self.forget(path),
+            Err(unread) => {
+                self.forget(path);
+                return unread.map_or(Ok(None), Err);
+            }
+        }
+        read(cache, path).await
+    }
+
+    /// Reads the records of paths that somebody will probably ask for next.
+    pub(super) fn read_ahead(&self, cache: &BinaryCache, paths: impl Iterator<Item = StorePath>) {
+        if self.0.lasts.is_zero() {
+            return;
+        }
+        for path in paths.take(MOST / 4) {
+            let (slot, there) = self.slot(&path);
+            if there {
+                continue;
+            }
+            let (this, cache) = (self.clone(), cache.clone());
+            tokio::spawn(async move {
+                let _turn = this.0.ahead.acquire().await;
+                if fill(&slot, &cache, &path).await.is_err() {
+                    this.forget(&path);
+                }
+            });
+        }
+    }
+
+    /// Says that something of a path was written: what was read of it before is out of date.
+    pub(super) fn forget(&self, path: &StorePath) {
+        let mut state = self.state();
+        state.records.remove(path);
+        state.absent.remove(path);
+    }
+
+    /// Says that a path was not there just now.
+    pub(super) fn note_absent(&self, path: &StorePath) {
+        if self.0.lasts.is_zero() {
+            return;
+        }
+        let mut state = self.state();
+        if state.absent.len() >= MOST_ABSENT {
+            state.absent.clear();
+        }
+        state.absent.insert(path.clone(), Instant::now());
+    }
+
+    /// Whether a path was not there a moment ago.
+    pub(super) fn is_absent(&self, path: &StorePath) -> bool {
+        self.state().absent.get(path).is_some_and(|since| since.elapsed() < ABSENCE_LASTS)
+    }
+}
+
+/// Waits until a slot is filled, by whoever does it. The error says why it is not; none where there is nothing to fill it with.
+async fn fill(slot: &Slot, cache: &BinaryCache, path: &StorePath) -> Result<Found, Option<StoreError>> {
+    let read = || async { read(cache, path).await.map_err(Some)?.ok_or(None) };
+    slot.record.get_or_try_init(read).await.cloned()
+}
+
+/// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
+/// admitted it.
+async fn read(cache: &BinaryCache, path: &StorePath) -> Result<Option<Found>, StoreError> {
+    let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
+        return Ok(None);
+    };
+    let Ok(fingerprint) = narinfo.info.fingerprint(cache.store_dir()) else {
+        return Ok(None);
+    };
+    if narinfo.info.path != *path {
+        return Ok(None);
+    }
+    let record = cache.record(path, &fingerprint.digest()).await?;
+    if record.is_none() {
+        tracing::warn!(path = %cache.store_dir().render_path(path), "a narinfo has no evidence: it is not served");
+    }
+    Ok(record.map(|(record, _)| (Arc::new(record), narinfo.version)))
+}

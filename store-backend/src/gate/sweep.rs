@@ -1,0 +1,254 @@
+//! Sweeping away what crashes and broken-off uploads left behind: objects that no path needs and nobody can see.
+//!
+//! It announces what it is about to delete, and only then looks whether anybody needs it, as every deletion does: so it may run
+//! beside any number of gates. What it does not know it leaves alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use serde::Serialize;
+use verifier::Timestamp;
+
+use super::GateError;
+use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
+use super::index::Index;
+use crate::object::{Entry, Etag, Key, Leftover, ObjectStore};
+use crate::store::{BinaryCache, Record, State};
+
+/// Objects that are deleted under one announcement: uploads that need one of them wait so long.
+const AT_A_TIME: usize = 2_000;
+
+/// Requests that are under way at once.
+const AT_ONCE: usize = 16;
+
+/// Longest evidence object that is read, in bytes.
+const MAX_RECORD: u64 = 4 << 20;
+
+const NARS: &str = "nar/";
+const EVIDENCE: &str = "quorum/evidence/";
+const PROBES: &str = "quorum/probe/";
+
+/// What was left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A NAR that no path has.
+    Nar,
+    /// The evidence of a path that is not there: its upload broke off before it was admitted, or its deletion before it was done.
+    Evidence,
+    /// The listing of a path that is not there.
+    Listing,
+    /// An upload that was never finished.
+    Upload,
+    /// An announcement whose maker is long gone.
+    Announcement,
+    /// A test of the provider.
+    Probe,
+}
+
+/// Something that was left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Finding {
+    /// What it is.
+    pub kind: Kind,
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes; none where the store does not say.
+    pub size: Option<u64>,
+    /// When it was written.
+    pub written: Timestamp,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+/// What a sweep needs.
+pub struct Sweep {
+    /// The store.
+    pub cache: BinaryCache,
+    /// Its index.
+    pub index: Index,
+    /// What was written later than this is left alone: it may be somebody's who is still at it.
+    pub before: Timestamp,
+    /// Whether to delete what is found.
+    pub delete: bool,
+}
+
+/// An object that nobody needs, and what its deletion touches.
+#[derive(Clone)]
+struct Stray {
+    kind: Kind,
+    key: Key,
+    etag: Etag,
+    size: u64,
+    written: Timestamp,
+    /// A hash part, or a NAR's hash.
+    of: String,
+}
+
+impl Stray {
+    fn finding(&self, deleted: bool) -> Finding {
+        Finding { kind: self.kind, key: self.key.to_string(), size: Some(self.size), written: self.written, deleted }
+    }
+}
+
+impl Sweep {
+    /// Looks for what was left behind, and deletes it if it is to. Calls `found` for each.
+    ///
+    /// # Errors
+    /// When the store fails. What was deleted before is gone then; running it again goes on.
+    pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<(), GateError> {
+        for leftover in self.objects().leftovers(self.before).await? {
+            if self.delete {
+                self.objects().remove_leftover(&leftover).await?;
+            }
+            let Leftover { key, size, begun, .. } = leftover;
+            found(Finding { kind: Kind::Upload, key, size, written: begun, deleted: self.delete });
+        }
+        let passing = self.passing().await?;
+        if self.delete && passing.iter().any(|stray| stray.kind == Kind::Announcement) {
+            tokio::time::sleep(SETTLES).await;
+        }
+        for stray in passing {
+            let deleted = self.delete && self.objects().delete(&stray.key, &stray.etag).await?;
+            found(stray.finding(deleted));
+        }
+        let strays = self.strays().await?;
+        if !self.delete {
+            strays.iter().for_each(|stray| found(stray.finding(false)));
+            return Ok(());
+        }
+        for strays in strays.chunks(AT_A_TIME) {
+            let deleted = self.delete_strays(strays).await?;
+            for stray in strays {
+                found(stray.finding(deleted.contains(&stray.key)));
+            }
+        }
+        Ok(())
+    }
+
+    fn objects(&self) -> &Arc<dyn ObjectStore> {
+        self.cache.objects()
+    }
+
+    /// Lists what has no meaning after its time.
+    async fn passing(&self) -> Result<Vec<Stray>, GateError> {
+        let mut passing = Vec::new();
+        for (key, metadata) in left_behind(self.objects()).await? {
+            let (size, written) = (metadata.size, metadata.version.modified);
+            let (kind, etag) = (Kind::Announcement, metadata.version.etag);
+            passing.push(Stray { kind, key, etag, size, written, of: String::new() });
+        }
+        passing.extend(self.old_in(PROBES, Kind::Probe, |_| Some(String::new())).await?);
+        Ok(passing)
+    }
+
+    /// Lists the objects of a folder that were written long enough ago and are something's.
+    async fn old_in(
+        &self,
+        folder: &str,
+        kind: Kind,
+        whose: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<Stray>, GateError> {
+        let mut old = Vec::new();
+        let mut pages = self.objects().list(folder).await?;
+        while let Some(page) = pages.next().await? {
+            for Entry { name, metadata } in page {
+                let (Some(key), Some(of)) = (Key::new(format!("{folder}{name}")), whose(&name)) else {
+                    continue;
+                };
+                let (size, written, etag) = (metadata.size, metadata.version.modified, metadata.version.etag);
+                if written < self.before {
+                    old.push(Stray { kind, key, etag, size, written, of });
+                }
+            }
+        }
+        Ok(old)
+    }
+
+    /// Lists NARs, evidence and listings that belong to nothing that is visible or held.
+    async fn strays(&self) -> Result<Vec<Stray>, GateError> {
+        let known = self.index.all(&self.cache, Instant::now()).await?;
+        let here: HashSet<String> = known.iter().map(|known| known.hash_part()).collect();
+        let mut needed: HashSet<String> = known.iter().map(|known| known.nar_hash.to_nix32()).collect();
+        drop(known);
+        let (evidence, held) = self.evidence_without(&here).await?;
+        needed.extend(held);
+        let nar = |name: &str| Some(name.strip_suffix(".nar.zst").filter(|hash| hash.len() == 52)?.to_owned());
+        let mut strays = self.old_in(NARS, Kind::Nar, |name| nar(name).filter(|nar| !needed.contains(nar))).await?;
+        strays.extend(evidence);
+        let listing = |name: &str| Some(name.strip_suffix(".ls").filter(|part| part.len() == 32)?.to_owned());
+        strays.extend(self.old_in("", Kind::Listing, |name| listing(name).filter(|part| !here.contains(part))).await?);
+        Ok(strays)
+    }
+
+    /// Lists the evidence of paths that are not visible, and the NARs of those that are held until more signatures come.
+    async fn evidence_without(&self, here: &HashSet<String>) -> Result<(Vec<Stray>, HashSet<String>), GateError> {
+        let folders = self.objects().list_folders(EVIDENCE).await?;
+        let absent: Vec<String> = folders.into_iter().filter(|part| !here.contains(part)).collect();
+        let looks = absent.iter().map(|part| async move {
+            let folder = format!("{EVIDENCE}{part}/");
+            let mut found = Vec::new();
+            for stray in self.old_in(&folder, Kind::Evidence, |_| Some(part.clone())).await? {
+                let Some(object) = self.objects().get(&stray.key, MAX_RECORD).await? else {
+                    continue;
+                };
+                found.push((stray, Record::parse(&object.bytes)));
+            }
+            Ok::<_, GateError>(found)
+        });
+        let looks: Vec<_> = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+        let (mut strays, mut held) = (Vec::new(), HashSet::new());
+        for (stray, record) in looks.into_iter().flatten() {
+            match record {
+                Ok(record) if matches!(record.state, State::Candidate { .. }) => {
+                    held.insert(record.info().nar_hash.to_nix32());
+                }
+                Ok(_) => strays.push(stray),
+                // A person should look at it: perhaps a later version wrote it.
+                Err(error) => tracing::warn!(key = %stray.key, %error, "leaving alone what cannot be read"),
+            }
+        }
+        Ok((strays, held))
+    }
+
+    /// Deletes those of some strays that still belong to nothing when everybody has been told.
+    async fn delete_strays(&self, strays: &[Stray]) -> Result<HashSet<Key>, GateError> {
+        let mut touched = Touched::default();
+        for stray in strays {
+            let set = if stray.kind == Kind::Nar { &mut touched.nars } else { &mut touched.paths };
+            set.insert(stray.of.clone());
+        }
+        let (announcement, uploaded) = match announce_deletion(self.objects(), &touched).await {
+            Ok(announced) => announced,
+            Err(GateError::Crossed(why)) => {
+                tracing::warn!(why, "leaving {} objects for the next sweep", strays.len());
+                return Ok(HashSet::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let deleted = self.delete_announced(strays, &uploaded, &announcement).await;
+        announcement.withdraw().await?;
+        deleted
+    }
+
+    async fn delete_announced(
+        &self,
+        strays: &[Stray],
+        uploaded: &BTreeSet<String>,
+        announcement: &Announcement,
+    ) -> Result<HashSet<Key>, GateError> {
+        let now: BTreeMap<Key, Etag> = self.strays().await?.into_iter().map(|stray| (stray.key, stray.etag)).collect();
+        let still = strays.iter().filter(|stray| now.get(&stray.key) == Some(&stray.etag));
+        let free = still.filter(|stray| stray.kind != Kind::Nar || !uploaded.contains(&stray.of));
+        let deletions = free.map(|stray| async move {
+            announcement.holds()?;
+            Ok::<_, GateError>(self.objects().delete(&stray.key, &stray.etag).await?.then(|| stray.key.clone()))
+        });
+        let deleted: Vec<Option<Key>> =
+            stream::iter(deletions.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(deleted.into_iter().flatten().collect())
+    }
+}
