@@ -5,7 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use support::s3::{S3, moto, public_s3s_fs, s3s_fs};
+use support::s3::{S3, garage, moto, public_s3s_fs, s3s_fs};
 use support::{Client, Closure, Gate, Scratch, Shell, Storage, keys, policy, with_client};
 
 with_each_client!(goes_into_a_bucket_and_out_again_beside_other_gates, goes_into_a_bucket_and_out_again_alone);
@@ -23,6 +23,13 @@ fn goes_into_a_bucket_and_out_again_alone(client: &Client) {
     if let Some(server) = s3s_fs() {
         goes_in_and_out_again(client, server, &["--single-writer"]);
     }
+}
+
+/// Over a provider that does not look at conditions.
+#[test]
+#[ignore = "tests/s3/garage runs it"]
+fn the_newest_nix_goes_into_a_bucket_of_garage_and_out_again() {
+    with_client(2, |client| goes_in_and_out_again(client, garage(), &["--single-writer"]));
 }
 
 fn goes_in_and_out_again(client: &Client, server: &S3, options: &[&str]) {

@@ -18,7 +18,7 @@ use store_backend::object::{
 };
 use support::child::{self, Worker};
 use support::package::noise;
-use support::s3::{S3, moto, s3s_fs};
+use support::s3::{S3, garage, moto, s3s_fs};
 use support::site::files;
 use tempfile::TempDir;
 
@@ -551,16 +551,22 @@ fn no_key_leads_out_of_the_store() {
     }
 }
 
-/// Makes a test of each check for each kind of store.
+/// Makes a test of each check for each kind of store, with a further attribute for those of some kinds.
 macro_rules! contract {
-    (checks: $checks:tt $($kind:ident: $place:expr;)+) => { $(contract!(@one $kind, $place, $checks);)+ };
-    (@one $kind:ident, $place:expr, [$($check:ident),+ $(,)?]) => {
+    (checks: $checks:tt $($(#[$only:meta])? $kind:ident: $place:expr;)+) => {
+        $(contract!(@one [$(#[$only])?] $kind, $place, $checks);)+
+    };
+    (@one $only:tt $kind:ident, $place:expr, [$($check:ident),+ $(,)?]) => {
         mod $kind {
-            $(#[test]
-            fn $check() {
-                let Some(place) = $place else { return };
-                super::block_on(super::$check(&place));
-            })+
+            $(contract!(@test $only $check, $place);)+
+        }
+    };
+    (@test [$(#[$only:meta])?] $check:ident, $place:expr) => {
+        #[test]
+        $(#[$only])?
+        fn $check() {
+            let Some(place) = $place else { return };
+            super::block_on(super::$check(&place));
         }
     };
 }
@@ -590,6 +596,8 @@ contract! {
     directory: Some(super::Folder::new());
     moto: super::Remote::on(super::moto(), super::Writers::Any);
     s3s_fs: super::Remote::on(super::s3s_fs(), super::Writers::One);
+    #[ignore = "tests/s3/garage runs it"]
+    garage: super::Remote::on(Some(super::garage()), super::Writers::One);
 }
 
 fn block_on<F: Future>(work: F) -> F::Output {
