@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use verifier::{StoreDir, StorePath};
 
+use super::ahead::Ahead;
 use super::{DAEMON_VERSION, OperationError, ServeError};
 use crate::gate::{Gate, Uploader};
 use crate::protocol::{Greeting, Operation, ProtocolVersion, Request, Trust, greet_client};
@@ -45,6 +46,7 @@ pub(super) struct Session<R, W> {
     pub(super) greeting: Greeting,
     pub(super) reader: In<R>,
     pub(super) writer: Writer<W>,
+    pub(super) ahead: Ahead,
 }
 
 /// Serves a client until it goes.
@@ -62,7 +64,7 @@ where
     let greeting = greet_client(&mut reader, &mut writer, DAEMON_VERSION, peer.trust);
     let greeting = tokio::time::timeout(GREETING, greeting).await.map_err(|_| WireError::Stalled(GREETING))??;
     tracing::debug!(version = %greeting.version, by = peer.uploader.0, "connected");
-    Session { gate, peer, greeting, reader, writer }.run().await
+    Session { gate, peer, greeting, reader, writer, ahead: Ahead::default() }.run().await
 }
 
 impl<R, W> Session<R, W>

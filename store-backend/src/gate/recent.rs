@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 use verifier::StorePath;
 
-use crate::object::Version;
+use crate::object::{Object, Version};
 use crate::store::{BinaryCache, Record, StoreError, hash_part_of};
 
 /// How long a path that was not there is taken to be still missing when it is offered. Writes have conditions, so what
@@ -22,8 +22,11 @@ const ABSENCE_LASTS: Duration = Duration::from_secs(30);
 const MOST: usize = 2_000;
 const MOST_ABSENT: usize = 100_000;
 
-/// Records that are read ahead at once.
-const AHEAD: usize = 16;
+/// Most small NARs that wait to be asked for: at most half a MiB each.
+const MOST_NARS: usize = 32;
+
+/// Objects that are read ahead at once.
+const AHEAD: usize = 32;
 
 /// A record, under the version of its path's narinfo.
 pub(super) type Found = (Arc<Record>, Version);
@@ -39,16 +42,28 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<StorePath, Slot>,
+    records: HashMap<StorePath, Slot<Found>>,
     absent: HashMap<StorePath, Instant>,
+    nars: HashMap<StorePath, Slot<Object>>,
 }
 
-/// A record that was read, or is being read.
-#[derive(Clone)]
-struct Slot {
+/// Something that was read, or is being read.
+struct Slot<T> {
     /// When it was asked for, which was before it was read.
     asked: Instant,
-    record: Arc<OnceCell<Found>>,
+    content: Arc<OnceCell<T>>,
+}
+
+impl<T> Slot<T> {
+    fn new() -> Self {
+        Self { asked: Instant::now(), content: Arc::default() }
+    }
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Self { asked: self.asked, content: self.content.clone() }
+    }
 }
 
 impl Recent {
@@ -63,7 +78,7 @@ impl Recent {
     }
 
     /// Returns the slot of a path, and whether it was there.
-    fn slot(&self, path: &StorePath) -> (Slot, bool) {
+    fn slot(&self, path: &StorePath) -> (Slot<Found>, bool) {
         let mut state = self.state();
         if let Some(slot) = state.records.get(path).filter(|slot| slot.asked.elapsed() < self.0.lasts) {
             return (slot.clone(), true);
@@ -74,7 +89,7 @@ impl Recent {
         if state.records.len() >= MOST {
             state.records.clear();
         }
-        let slot = Slot { asked: Instant::now(), record: Arc::default() };
+        let slot = Slot::new();
         if !self.0.lasts.is_zero() {
             state.records.insert(path.clone(), slot.clone());
         }
@@ -123,11 +138,45 @@ impl Recent {
         }
     }
 
+    /// Reads the small NARs among some paths that somebody will probably ask for next.
+    pub(super) fn read_nars_ahead(&self, cache: &BinaryCache, paths: Vec<StorePath>) {
+        if self.0.lasts.is_zero() {
+            return;
+        }
+        for path in paths {
+            let slot = {
+                let mut state = self.state();
+                let lasts = self.0.lasts;
+                state.nars.retain(|_, slot| slot.asked.elapsed() < lasts);
+                if state.nars.len() >= MOST_NARS || state.nars.contains_key(&path) {
+                    continue;
+                }
+                let slot = Slot::new();
+                state.nars.insert(path.clone(), slot.clone());
+                slot
+            };
+            let (this, cache) = (self.clone(), cache.clone());
+            tokio::spawn(async move {
+                let _turn = this.0.ahead.acquire().await;
+                if fill_nar(&slot, &this, &cache, &path).await.is_err() {
+                    this.state().nars.remove(&path);
+                }
+            });
+        }
+    }
+
+    /// Returns a small NAR's object if it was read ahead, or is being read. It is forgotten then.
+    pub(super) async fn take_nar(&self, cache: &BinaryCache, path: &StorePath) -> Option<Object> {
+        let slot = self.state().nars.remove(path)?;
+        fill_nar(&slot, self, cache, path).await.ok()
+    }
+
     /// Says that something of a path was written: what was read of it before is out of date.
     pub(super) fn forget(&self, path: &StorePath) {
         let mut state = self.state();
         state.records.remove(path);
         state.absent.remove(path);
+        state.nars.remove(path);
     }
 
     /// Says that a path was not there just now.
@@ -149,9 +198,23 @@ impl Recent {
 }
 
 /// Waits until a slot is filled, by whoever does it. The error says why it is not; none where there is nothing to fill it with.
-async fn fill(slot: &Slot, cache: &BinaryCache, path: &StorePath) -> Result<Found, Option<StoreError>> {
+async fn fill(slot: &Slot<Found>, cache: &BinaryCache, path: &StorePath) -> Result<Found, Option<StoreError>> {
     let read = || async { read(cache, path).await.map_err(Some)?.ok_or(None) };
-    slot.record.get_or_try_init(read).await.cloned()
+    slot.content.get_or_try_init(read).await.cloned()
+}
+
+/// Waits until a slot is filled with the object of a small NAR, likewise.
+async fn fill_nar(
+    slot: &Slot<Object>,
+    recent: &Recent,
+    cache: &BinaryCache,
+    path: &StorePath,
+) -> Result<Object, Option<StoreError>> {
+    let read = || async {
+        let (record, _) = recent.record(cache, path, None).await.map_err(Some)?.ok_or(None)?;
+        cache.small_nar(record.info()).await.map_err(|error| Some(error.into()))?.ok_or(None)
+    };
+    slot.content.get_or_try_init(read).await.cloned()
 }
 
 /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate

@@ -189,7 +189,13 @@ impl<'a> View<'a> {
         let Some(record) = self.record(path).await? else {
             return Err(GateError::not_valid(self.gate.cache.store_dir(), path));
         };
-        Ok(self.gate.cache.nar(record.info()).await?)
+        let read = self.gate.recent.take_nar(&self.gate.cache, path).await;
+        Ok(self.gate.cache.nar_of(record.info(), read).await?)
+    }
+
+    /// Reads what is small of the NARs of some paths, that will probably be asked for next.
+    pub fn read_nars_ahead(&self, paths: Vec<StorePath>) {
+        self.gate.recent.read_nars_ahead(&self.gate.cache, paths);
     }
 
     /// Reads a valid derivation.
@@ -261,6 +267,7 @@ impl<'a> View<'a> {
         let mut last = match self.look(record, version, epoch) {
             Look::Known(standing) => return Ok(standing),
             Look::Open(frame) => {
+                self.read_ahead(&frame);
                 open.insert(frame.path.clone());
                 stack.push(*frame);
                 Standing::Admitted
@@ -289,12 +296,20 @@ impl<'a> View<'a> {
             match self.look(&record, &version, epoch) {
                 Look::Known(standing) => last = standing,
                 Look::Open(frame) => {
+                    self.read_ahead(&frame);
                     open.insert(frame.path.clone());
                     stack.push(*frame);
                 }
             }
         }
         Ok(last)
+    }
+
+    /// Has the records read that the judgement of a path will need.
+    fn read_ahead(&self, frame: &Frame) {
+        let unknown = |path: &&StorePath| self.gate.memory.recall(path, None, now()).is_none();
+        let unknown = frame.references.as_slice().iter().filter(unknown).cloned();
+        self.gate.recent.read_ahead(&self.gate.cache, unknown);
     }
 
     fn look(&self, record: &Record, version: &Version, epoch: Epoch) -> Look {

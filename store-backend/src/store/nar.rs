@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use verifier::{NarHash, PathInfo};
 
 use super::binary_cache::{BinaryCache, StoreError, nar_key};
-use crate::object::{Key, Metadata, ObjectError};
+use crate::object::{Key, Metadata, Object, ObjectError};
 
 /// Bytes in one block on its way to a client.
 const BLOCK: usize = 128 << 10;
@@ -97,10 +97,33 @@ impl BinaryCache {
     /// # Errors
     /// When there is none, or the storage fails.
     pub async fn nar(&self, info: &PathInfo) -> Result<NarStream, NarReadError> {
+        self.nar_of(info, None).await
+    }
+
+    /// Reads the object of a small NAR; none of one that is not small, or not there.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    pub(crate) async fn small_nar(&self, info: &PathInfo) -> Result<Option<Object>, ObjectError> {
+        if info.nar_size > SMALL {
+            return Ok(None);
+        }
+        self.objects().get(&nar_key(&info.nar_hash), MOST_OF_SMALL).await
+    }
+
+    /// Opens the NAR of a path, whose object may have been read already.
+    ///
+    /// # Errors
+    /// As [`Self::nar`].
+    pub(crate) async fn nar_of(&self, info: &PathInfo, read: Option<Object>) -> Result<NarStream, NarReadError> {
         let key = nar_key(&info.nar_hash);
         let (expected, expected_size) = (info.nar_hash, info.nar_size);
         if expected_size <= SMALL {
-            let Some(compressed) = self.objects().get(&key, MOST_OF_SMALL).await? else {
+            let read = match read {
+                Some(read) => Some(read),
+                None => self.small_nar(info).await?,
+            };
+            let Some(compressed) = read else {
                 return Err(NarReadError::Missing { key });
             };
             let compressed = Box::new(compressed.bytes.reader());
