@@ -4,6 +4,7 @@
 //! is never decided here, except for what belongs to administrators alone.
 
 mod add;
+mod ahead;
 mod build;
 mod error;
 mod handover;

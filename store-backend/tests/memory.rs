@@ -4,25 +4,33 @@
 mod support;
 
 use std::io::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use sha2::{Digest as _, Sha256};
 use store_backend::daemon::{Server, Settings};
+use store_backend::gate::Gate;
+use store_backend::object::{Bucket, Credentials, Location, Patience, Writers};
+use store_backend::store::BinaryCache;
 use support::child::{self, Worker};
 use support::keys::{alice, bob, two_of_three};
 use support::measured;
 use support::package::{Package, nar_of_file, noise, package};
 use support::raw::Raw;
+use support::s3::{Account, s3s_fs};
 use support::site::open_gate;
 use support::words::{Words, op};
 use tempfile::TempDir;
-use verifier::{NarHash, PathInfo};
+use verifier::{NarHash, PathInfo, StoreDir};
 
 const MIB: u64 = 1 << 20;
 
 /// What one client may make a server take at the most, above what it has taken before.
 const ONE_CLIENT: u64 = 48 * MIB;
+
+/// What a server in front of a bucket may take in all: parts wait in memory while they are sent.
+const BUCKET: u64 = 128 * MIB;
 
 /// A server in a process of its own.
 struct Served {
@@ -36,6 +44,23 @@ impl Served {
         let mut worker = Worker::start("child_serves", directory.path(), &[("FILES", files.to_string())]);
         worker.wait_for("serving");
         Self { worker, directory }
+    }
+
+    /// In front of a bucket.
+    fn bucket(name: &str) -> Option<Self> {
+        let server = s3s_fs()?;
+        server.make_bucket(name);
+        let directory = TempDir::new().expect("a directory");
+        let Account { access_key, secret_key } = server.account.clone();
+        let settings = [
+            ("FILES", "1024".into()),
+            ("BUCKET", server.uri(name)),
+            ("ACCESS_KEY", access_key),
+            ("SECRET_KEY", secret_key),
+        ];
+        let mut worker = Worker::start("child_serves", directory.path(), &settings);
+        worker.wait_for("serving");
+        Some(Self { worker, directory })
     }
 
     fn new() -> Self {
@@ -78,12 +103,24 @@ fn child_serves() {
     setrlimit(Resource::Nofile, limit).expect("less is always allowed");
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime").block_on(
         async {
-            let gate = open_gate(&place.join("store"), two_of_three(), None).await;
+            let gate = match std::env::var("BUCKET") {
+                Ok(uri) => gate_of_bucket(&uri).await,
+                Err(_) => open_gate(&place.join("store"), two_of_three(), None).await,
+            };
             let server = Server::bind(&place.join("socket"), Settings::default()).await.expect("a socket");
             child::say("serving");
             server.run(gate, std::future::pending()).await.expect("it serves");
         },
     );
+}
+
+async fn gate_of_bucket(uri: &str) -> Arc<Gate> {
+    let variable = |name: &str| std::env::var(name).expect("the parent sets it");
+    let credentials = Credentials::new(variable("ACCESS_KEY"), variable("SECRET_KEY"), None, None, "test");
+    let location = Location::parse(uri).expect("a bucket");
+    let bucket = Bucket::open(location, Patience::default(), Some(credentials), Writers::One).await.expect("a bucket");
+    let cache = BinaryCache::open(Arc::new(bucket), &StoreDir::default()).await.expect("a binary cache");
+    Arc::new(Gate::new(cache, two_of_three(), None).expect("a gate"))
 }
 
 /// A NAR of one file of so many MiB, made of one block again and again, in pieces.
@@ -131,36 +168,71 @@ impl Stream {
     }
 }
 
+/// Noise that does not repeat for the compressor: each block is longer than its window.
+fn noisy(mebibytes: u64) -> Stream {
+    Stream::new(noise(1, 16 << 20), mebibytes / 16)
+}
+
+fn upload(served: &Served, package: &Package, stream: &Stream) -> Raw {
+    let mut raw = served.raw();
+    raw.send(&Words::op(op::ADD_TO_STORE_NAR).info(&package.info).u64(0).u64(0).0);
+    stream.send(&mut raw);
+    raw.answer().expect("it is signed");
+    assert!(raw.is_valid(package.path()));
+    raw
+}
+
+/// Reads a NAR to its end, and holds its hash against what was announced.
+fn read_whole(raw: &mut Raw, package: &Package) {
+    raw.ask(&Words::op(op::NAR_FROM_PATH).str(&package.full_path())).expect("it is valid");
+    let mut sha256 = Sha256::new();
+    let mut left = package.info.nar_size as usize;
+    while left > 0 {
+        let piece = raw.try_exact(left.min(1 << 20)).expect("it comes whole");
+        left -= piece.len();
+        sha256.update(&piece);
+    }
+    assert_eq!(NarHash::from_sha256(sha256.finalize().into()), package.info.nar_hash);
+}
+
+/// Sends a large NAR into a bucket and fetches it again.
+fn flows_through_a_bucket(name: &str, mebibytes: u64) {
+    let Some(served) = Served::bucket(name) else { return };
+    let stream = noisy(mebibytes);
+    let package = stream.package("large");
+    let mut raw = upload(&served, &package, &stream);
+    let up = served.peak();
+    read_whole(&mut raw, &package);
+    let down = served.peak();
+    measured(&format!("{mebibytes} MiB through a bucket: {} MiB up, {} MiB in all", up / MIB, down / MIB));
+    assert!(down < BUCKET, "{} MiB, {} allowed", down / MIB, BUCKET / MIB);
+}
+
+#[test]
+fn half_a_gibibyte_flows_through_a_bucket() {
+    flows_through_a_bucket("half-a-gibibyte", 512);
+}
+
+#[test]
+#[ignore = "takes minutes, and 8 GiB where temporary files are"]
+fn eight_gibibytes_flow_through_a_bucket() {
+    flows_through_a_bucket("eight-gibibytes", 8192);
+}
+
 #[test]
 fn a_gibibyte_of_zeros_and_of_noise_flow_through() {
     let served = Served::new();
-    for (name, stream) in [
-        ("zeros", Stream::new(vec![0; 4 << 20], 256)),
-        // Longer than the compressor's window, so that nothing repeats for it.
-        ("noise", Stream::new(noise(1, 16 << 20), 12)),
-    ] {
+    for (name, stream) in [("zeros", Stream::new(vec![0; 4 << 20], 256)), ("noise", noisy(192))] {
         let before = served.peak();
         let package = stream.package(name);
-        let mut raw = served.raw();
-        raw.send(&Words::op(op::ADD_TO_STORE_NAR).info(&package.info).u64(0).u64(0).0);
-        stream.send(&mut raw);
-        raw.answer().expect("it is signed");
-        assert!(raw.is_valid(package.path()));
+        let mut raw = upload(&served, &package, &stream);
         served.grew_by_no_more_than(
             before,
             ONE_CLIENT,
             &format!("uploading {} MiB of {name}", package.info.nar_size / MIB),
         );
         let before = served.peak();
-        raw.ask(&Words::op(op::NAR_FROM_PATH).str(&package.full_path())).expect("it is valid");
-        let mut sha256 = Sha256::new();
-        let mut left = package.info.nar_size as usize;
-        while left > 0 {
-            let piece = raw.try_exact(left.min(1 << 20)).expect("it comes whole");
-            left -= piece.len();
-            sha256.update(&piece);
-        }
-        assert_eq!(NarHash::from_sha256(sha256.finalize().into()), package.info.nar_hash);
+        read_whole(&mut raw, &package);
         served.grew_by_no_more_than(
             before,
             ONE_CLIENT,

@@ -51,7 +51,7 @@ pub use tries::requests_retried;
 const AT_ONCE: usize = 32;
 
 /// How long what was read is taken for what is there, by those who only read.
-const STAYS: Duration = Duration::from_secs(5);
+const STAYS: Duration = Duration::from_secs(30);
 
 /// Pages of a listing that wait to be looked at.
 const PAGES: usize = 2;

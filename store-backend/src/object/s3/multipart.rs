@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
@@ -50,6 +51,7 @@ enum State {
 struct Parts {
     filling: Vec<u8>,
     size: usize,
+    spare: Spare,
     /// None when all bytes have come.
     sender: Option<mpsc::Sender<Bytes>>,
     sent: JoinHandle<Result<Multipart, ObjectError>>,
@@ -168,7 +170,7 @@ impl Parts {
         let (sender, parts) = mpsc::channel(1);
         let sent = runtime.spawn(send(bucket.clone(), key.clone(), parts));
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        Self { filling: Vec::new(), size, sender: Some(sender), sent }
+        Self { filling: Vec::new(), size, spare: Spare::default(), sender: Some(sender), sent }
     }
 
     /// Takes the next bytes. This may block.
@@ -178,6 +180,7 @@ impl Parts {
                 self.send(runtime)?;
             }
             if self.filling.capacity() == 0 {
+                self.filling = self.spare.take();
                 self.filling.reserve_exact(self.size);
             }
             let (now, later) = bytes.split_at(bytes.len().min(self.size - self.filling.len()));
@@ -188,7 +191,8 @@ impl Parts {
     }
 
     fn send(&mut self, runtime: &Handle) -> Result<(), ObjectError> {
-        let part = std::mem::take(&mut self.filling).into();
+        let part = Part { bytes: std::mem::take(&mut self.filling), spare: self.spare.clone() };
+        let part = Bytes::from_owner(part);
         match self.sender.as_ref().map(|sender| sender.blocking_send(part)) {
             Some(Ok(())) => Ok(()),
             // Whoever sent them has failed, and says why.
@@ -215,6 +219,40 @@ impl Parts {
             return Err(multipart.error("it was not finished"));
         }
         multipart.complete(bucket, condition).await
+    }
+}
+
+/// Memory of parts that were sent, to be used again: what is given back to the system piecemeal stays the program's for long.
+#[derive(Clone, Default)]
+struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spare {
+    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.list().pop().unwrap_or_default()
+    }
+}
+
+/// A part's bytes.
+struct Part {
+    bytes: Vec<u8>,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.spare.list().push(bytes);
     }
 }
 

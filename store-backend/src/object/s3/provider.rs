@@ -114,7 +114,7 @@ impl Bucket {
 
     async fn test_conditions(&self) -> Result<Conditions, ObjectError> {
         for _ in 0..STARTS {
-            let keys: Vec<Key> = (0..=RACES)
+            let keys: Vec<Key> = (0..RACES + 2)
                 .map(|_| Key::new(format!("quorum/probe/{}", nonce())).expect("nonces are made of a key's characters"))
                 .collect();
             let tested = self.test_with(&keys).await;
@@ -135,7 +135,7 @@ impl Bucket {
     }
 
     async fn test_with(&self, keys: &[Key]) -> Result<Conditions, Inconclusive> {
-        let [one, races @ ..] = keys else { return Ok(Conditions::Ignored) };
+        let [one, missing, races @ ..] = keys else { return Ok(Conditions::Ignored) };
         // One after the other.
         let Some(first) = self.write_if(one, When::Absent, "one", Duration::ZERO).await? else {
             return Ok(Conditions::Ignored);
@@ -151,6 +151,10 @@ impl Bucket {
         }
         let found = self.get(one, 16).await?;
         if found.is_none_or(|found| (&found.bytes[..], &found.version.etag.0) != (b"three", &second)) {
+            return Ok(Conditions::Ignored);
+        }
+        // What replaces something has to find it.
+        if self.write_if(missing, When::Matches(second), "five", Duration::ZERO).await?.is_some() {
             return Ok(Conditions::Ignored);
         }
         // All at once: each begins, and none ends before all have begun.
