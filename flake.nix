@@ -4,7 +4,7 @@
   # There is no flake.lock in this repository yet: one can only be made with access to the network. Whoever uses this flake
   # pins nixpkgs in their own lock file, with
   #   inputs.nix-quorum.inputs.nixpkgs.follows = "nixpkgs";
-  # and whoever works on it makes one with "nix flake lock" and commits it. Any nixpkgs with Rust 1.91 or later will do.
+  # and whoever works on it makes one with "nix flake lock" and commits it. Any nixpkgs with Rust 1.94.1 or later will do.
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
 
   outputs =

@@ -1,4 +1,4 @@
-# NixOS: a gate that serves a directory to every Nix client of this machine.
+# NixOS: a gate that serves a directory or a bucket to every Nix client of this machine.
 #
 #   services.nix-quorum = {
 #     enable = true;
@@ -29,6 +29,7 @@ let
   runtimeDirectory = "/run/nix-quorum";
   inside = directory: path: path == directory || hasPrefix "${directory}/" path;
 
+  isBucket = hasPrefix "s3://" cfg.store;
   storeDirectory = lib.removePrefix "file://" cfg.store;
 
   # A policy that lies on the machine already is read where it lies. Any other becomes a file of the system, always under
@@ -65,12 +66,22 @@ in
     };
 
     store = mkOption {
-      type = types.strMatching "(file://)?/[^?]*";
+      type = types.strMatching "(file://)?/[^?]*|s3://.+";
       default = "file://${stateDirectory}";
       example = "file:///srv/nix-quorum";
       description = ''
-        Where paths are kept: a directory, as `file:///DIRECTORY`. It is made if there is none, and is a standard binary
-        cache, which everybody on the machine can read.
+        Where paths are kept: a directory, as `file:///DIRECTORY`, or a bucket, as `s3://BUCKET?region=REGION`. A directory
+        is made if there is none, and is a standard binary cache, which everybody on the machine can read.
+      '';
+    };
+
+    environmentFile = mkOption {
+      type = types.nullOr (types.strMatching "/.*");
+      default = null;
+      example = "/etc/quorum/aws.env";
+      description = ''
+        A file that sets variables, such as `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. Only root need be able to read
+        it. A machine that has a role of its own needs none.
       '';
     };
 
@@ -134,9 +145,13 @@ in
         '';
       }
       {
-        assertion = !hasPrefix builtins.storeDir (toString cfg.countersignKeyFile);
+        assertion =
+          !lib.any (file: hasPrefix builtins.storeDir (toString file)) [
+            cfg.countersignKeyFile
+            cfg.environmentFile
+          ];
         message = ''
-          services.nix-quorum.countersignKeyFile: everybody can read what is in ${builtins.storeDir}.
+          services.nix-quorum.countersignKeyFile and environmentFile: everybody can read what is in ${builtins.storeDir}.
         '';
       }
     ];
@@ -158,7 +173,7 @@ in
     };
     users.groups.nix-quorum = { };
 
-    systemd.tmpfiles.settings = mkIf (!inside stateDirectory storeDirectory) {
+    systemd.tmpfiles.settings = mkIf (!isBucket && !inside stateDirectory storeDirectory) {
       nix-quorum.${storeDirectory}.d = {
         user = "nix-quorum";
         group = "nix-quorum";
@@ -170,7 +185,9 @@ in
       description = "Nix store that holds only what a quorum of signers vouched for";
       documentation = [ cfg.package.meta.homepage ];
       wantedBy = [ "multi-user.target" ];
-      unitConfig.RequiresMountsFor = [ storeDirectory ];
+      wants = lib.optional isBucket "network-online.target";
+      after = lib.optional isBucket "network-online.target";
+      unitConfig.RequiresMountsFor = lib.optional (!isBucket) storeDirectory;
       restartTriggers = [ configSource ];
       reloadTriggers = lib.optional (!ownPolicy) policySource;
 
@@ -205,17 +222,24 @@ in
         UMask = "0022";
         StateDirectory = "nix-quorum";
         StateDirectoryMode = "0755";
+        # The index of a bucket.
+        CacheDirectory = "nix-quorum";
+        EnvironmentFile = lib.optional (cfg.environmentFile != null) cfg.environmentFile;
         # As with nix-daemon's, everybody can reach the socket.
         RuntimeDirectory = "nix-quorum";
         RuntimeDirectoryMode = "0755";
 
         ProtectSystem = "strict";
         ReadWritePaths =
-          lib.optional (!inside stateDirectory storeDirectory) storeDirectory
+          lib.optional (!isBucket && !inside stateDirectory storeDirectory) storeDirectory
           ++ lib.optional (!inside runtimeDirectory cfg.socket) (builtins.dirOf cfg.socket);
-        # It needs no network: files, and a socket in the file system.
-        PrivateNetwork = true;
-        RestrictAddressFamilies = [ "AF_UNIX" ];
+        # For a directory it needs no network: files, and a socket in the file system.
+        PrivateNetwork = !isBucket;
+        RestrictAddressFamilies = [
+          "AF_UNIX"
+        ]
+        ++ lib.optional isBucket "AF_INET"
+        ++ lib.optional isBucket "AF_INET6";
         # Not PrivateUsers: every client would be nobody, and who uploads, and how often, is told by the user id.
         CapabilityBoundingSet = "";
         NoNewPrivileges = true;

@@ -172,6 +172,20 @@ fn configures_a_service(client: &'static Client) {
     assert!(elsewhere["tmpfiles"]["nix-quorum"]["/srv/quorum"]["d"].is_object());
     assert!(elsewhere["etc"]["nix-quorum/policy.toml"].is_null(), "somebody else keeps it");
 
+    let bucket = case(&shell, "bucket");
+    assert!(setting(&bucket, "ExecStart").contains(r#""--store" "s3://cache?region=eu-west-1""#));
+    for line in [
+        "PrivateNetwork=false",
+        "RestrictAddressFamilies=AF_INET",
+        "CacheDirectory=nix-quorum",
+        "EnvironmentFile=/etc/quorum/aws.env",
+        "After=network-online.target",
+    ] {
+        assert!(unit(&bucket).contains(&line), "{line} is missing");
+    }
+    assert!(bucket["tmpfiles"]["nix-quorum"].is_null(), "there is no directory");
+    assert!(!unit(&minimal).contains(&"PrivateNetwork=false"));
+
     assert_eq!(case(&shell, "wrong")["complaints"].as_array().expect("complaints").len(), 2);
     for (name, says) in [
         ("misspelt", "services.nix-quorum.polcy"),

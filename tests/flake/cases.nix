@@ -59,6 +59,13 @@ in
       color = "never";
     };
   };
+  bucket = case {
+    enable = true;
+    policy = text;
+    store = "s3://cache?region=eu-west-1";
+    environmentFile = "/etc/quorum/aws.env";
+    settings.single-writer = true;
+  };
   wrong = case {
     enable = true;
     policy = text;

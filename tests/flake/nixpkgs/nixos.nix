@@ -25,8 +25,10 @@ let
   # systemd.exec(5), systemd.service(5), systemd.kill(5), systemd.resource-control(5), as far as anybody needs them here.
   directives = [
     "AmbientCapabilities"
+    "CacheDirectory"
     "CapabilityBoundingSet"
     "DynamicUser"
+    "EnvironmentFile"
     "ExecReload"
     "ExecStart"
     "Group"
@@ -76,6 +78,7 @@ let
     environment.systemPackages = declare (types.listOf types.package) [ ];
     nixpkgs.hostPlatform = declare types.str "x86_64-linux";
     systemd.services = declare (types.setsOf [
+      "after"
       "description"
       "documentation"
       "reloadTriggers"
@@ -83,6 +86,7 @@ let
       "serviceConfig"
       "unitConfig"
       "wantedBy"
+      "wants"
     ]) { };
     systemd.tmpfiles.settings = declare types.anything { };
     users.groups = declare (types.setsOf [ "gid" ]) { };
@@ -121,6 +125,8 @@ let
         Documentation=${concatStringsSep " " service.documentation}
         X-Reload-Triggers=${concatMapStringsSep " " toString service.reloadTriggers}
         X-Restart-Triggers=${concatMapStringsSep " " toString service.restartTriggers}
+        Wants=${concatStringsSep " " service.wants}
+        After=${concatStringsSep " " service.after}
         ${section service.unitConfig}
 
         [Service]
