@@ -21,6 +21,7 @@ use support::package::noise;
 use support::s3::{S3, garage, moto, s3s_fs};
 use support::site::files;
 use tempfile::TempDir;
+use verifier::Timestamp;
 
 type Store = Arc<dyn ObjectStore>;
 
@@ -365,6 +366,36 @@ async fn an_upload_that_is_dropped_leaves_nothing(place: &dyn Place) {
     assert_eq!(everything(&store).await, before);
 }
 
+/// A crash leaves uploads that nobody will finish. Not every provider can list them; who does can be rid of them.
+async fn what_is_left_of_an_upload_is_found_and_removed(place: &dyn Place) {
+    let ever = Timestamp::from_unix(i64::MAX);
+    let (store, other) = (place.open().await, place.open().await);
+    assert_eq!(other.leftovers(ever).await.expect("it can be listed"), []);
+    let expected = Expected { key: Some(key("nar/left")), at_most: Some(20 << 20) };
+    let mut left = store.upload(expected).await.expect("there is room");
+    let left = tokio::task::spawn_blocking(move || {
+        left.write(&noise(1, 12 << 20)).expect("there is room");
+        left.finish().expect("there is room");
+        left
+    });
+    std::mem::forget(left.await.expect("it ends"));
+    let mut found = Vec::new();
+    for _ in 0..100 {
+        found = other.leftovers(ever).await.expect("it can be listed");
+        if !found.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(other.leftovers(Timestamp::from_unix(0)).await.expect("it can be listed"), [], "none is so old");
+    for leftover in found {
+        other.remove_leftover(&leftover).await.expect("it can be removed");
+        other.remove_leftover(&leftover).await.expect("it is gone already");
+    }
+    assert_eq!(other.leftovers(ever).await.expect("it can be listed"), []);
+    assert_eq!(content(&other, "nar/left").await, None);
+}
+
 /// Every key of a store, and whatever else it would list.
 async fn everything(store: &Store) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
@@ -587,6 +618,7 @@ contract! {
         an_upload_is_visible_once_it_is_published,
         an_upload_that_is_dropped_leaves_nothing,
         an_upload_to_another_store_is_refused,
+        what_is_left_of_an_upload_is_found_and_removed,
         a_folder_is_listed_page_by_page,
         a_folder_may_change_while_it_is_listed,
         an_object_is_deleted_by_its_version,

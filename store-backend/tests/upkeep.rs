@@ -6,6 +6,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use store_backend::gate::sweep::{Finding, Kind, Sweep};
 use store_backend::gate::{Gate, Index};
@@ -156,6 +158,64 @@ fn what_is_being_uploaded_is_left_alone() {
     let nar = sweep(&site, EVER, true).into_iter().find(|finding| finding.kind == Kind::Nar).expect("it is found");
     assert!(!nar.deleted);
     assert!(site.store().join(nar_file(&broken)).exists());
+}
+
+/// The current second: what is written in it is not swept.
+fn now() -> Timestamp {
+    let since = std::time::UNIX_EPOCH.elapsed().expect("after 1970");
+    Timestamp::from_unix(since.as_secs().try_into().expect("before the year 292277026596"))
+}
+
+/// Uploads through one gate, again and again with NARs that others have as well, while another sweeps what is not a second old.
+#[test]
+fn a_sweep_beside_uploads_takes_nothing_that_a_path_needs() {
+    let (one, two) = {
+        let one = Site::new(two_of_three());
+        let two = Site::over(one.store(), two_of_three());
+        (one, two)
+    };
+    let done = AtomicBool::new(false);
+    let (admitted, swept) = std::thread::scope(|scope| {
+        let sweeping = scope.spawn(|| {
+            let mut swept = 0;
+            while !done.load(Ordering::Relaxed) {
+                swept += sweep(&two, now(), true).iter().filter(|finding| finding.deleted).count();
+            }
+            swept
+        });
+        let mut admitted = Vec::new();
+        for round in 0..200_u64 {
+            std::thread::sleep(Duration::from_millis(25));
+            // Every other round leaves a NAR that perhaps no path has, until one has it again.
+            let nar = nar_of_file(&noise(round * 7 % 24, 300_000));
+            let above = Package::of_nar(&format!("round-{round}"), nar).signed_by(&[&alice(), &bob()]);
+            if one.upload(&[&above]).is_err() {
+                continue;
+            }
+            if round % 2 == 0 {
+                let file = one.store().join(nar_file(&above));
+                let copy = one.store().join("quorum/copy");
+                fs::copy(&file, &copy).expect("it is there");
+                let deleted = one.runtime.block_on(one.gate.delete(&[above.path().clone()]));
+                if deleted.is_ok_and(|deleted| !deleted.paths.is_empty()) {
+                    fs::rename(&copy, &file).expect("it can be written");
+                    continue;
+                }
+            }
+            admitted.push(above);
+        }
+        done.store(true, Ordering::Relaxed);
+        (admitted, sweeping.join().expect("it ends"))
+    });
+    support::measured(&format!("{} paths admitted while {swept} objects were swept", admitted.len()));
+    assert!(admitted.len() >= 80 && swept >= 1);
+    for package in &admitted {
+        assert_eq!(two.raw().nar(package).expect("it is served"), package.nar);
+    }
+    sweep(&two, EVER, true);
+    let needed: BTreeSet<String> = admitted.iter().map(nar_file).collect();
+    let there: BTreeSet<String> = names(one.store()).into_iter().filter(|name| name.starts_with("nar/")).collect();
+    assert_eq!(there, needed);
 }
 
 /// Whether a path's NAR can be read to its end.
