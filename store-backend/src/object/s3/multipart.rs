@@ -5,7 +5,9 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use aws_sdk_s3::config::{self, timeout::TimeoutConfig};
 use aws_sdk_s3::error::ProvideErrorMetadata as _;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -18,7 +20,7 @@ use verifier::Timestamp;
 
 use super::failure::{failed, is_absent, status};
 use super::tries::Tries;
-use super::{Bucket, etag, is_refusal};
+use super::{Bucket, Patience, etag, is_refusal};
 use crate::nonce::nonce;
 use crate::object::{Condition, Etag, Expected, Key, Leftover, ObjectError, ObjectStore as _, Put, Upload};
 
@@ -27,6 +29,9 @@ const AT_ONCE: usize = 4;
 
 /// Most parts of one upload: what S3 allows.
 const MOST_PARTS: u64 = 10_000;
+
+/// Bytes that a provider puts together in a second, at the least.
+const PUT_TOGETHER: u64 = 20 << 20;
 
 /// Under this name an upload in parts carries its writer's nonce, as `x-amz-meta-…`.
 const WRITER: &str = "quorum-writer";
@@ -324,6 +329,12 @@ impl Multipart {
         let place = bucket.place(self.key.as_str());
         turn.check()?;
         let tries = Tries::of("complete", &place);
+        // Putting much together takes a provider its time, and one that is at it does not like to be told again.
+        let Patience { connect, attempt, total, .. } = bucket.0.patience;
+        let size = self.parts.len() as u64 * bucket.0.location.chunk_size;
+        let works = Duration::from_millis(size * 1000 / PUT_TOGETHER);
+        let timeouts = TimeoutConfig::builder().connect_timeout(connect).read_timeout(attempt + works);
+        let timeouts = timeouts.operation_attempt_timeout(attempt + works).operation_timeout(total + works).build();
         let parts = CompletedMultipartUpload::builder().set_parts(Some(std::mem::take(&mut self.parts))).build();
         let request = bucket.client().complete_multipart_upload().bucket(bucket.name()).key(self.key.as_str());
         let request = request.upload_id(&self.id).multipart_upload(parts);
@@ -332,7 +343,8 @@ impl Multipart {
             Condition::Absent => request.if_none_match("*"),
             Condition::Matches(Etag(etag)) => request.if_match(etag),
         };
-        match request.customize().interceptor(tries.clone()).send().await {
+        let request = request.customize().interceptor(tries.clone());
+        match request.config_override(config::Builder::new().timeout_config(timeouts)).send().await {
             Ok(answer) => {
                 self.runtime = None;
                 Ok(Put::Stored(etag(answer.e_tag(), &place)?))
