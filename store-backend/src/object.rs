@@ -88,7 +88,8 @@ pub enum Condition {
 pub enum Put {
     /// It took place; this is the new version.
     Stored(Etag),
-    /// The condition did not hold; nothing was changed.
+    /// The condition did not hold, and nothing was changed. Where answers can be lost, it may also be that it was written, and
+    /// replaced by somebody else before it was asked for again.
     Refused,
 }
 

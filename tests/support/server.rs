@@ -124,6 +124,7 @@ impl Gate {
         command.arg("serve").arg("--store").arg(&storage.uri).envs(storage.environment.iter().cloned());
         command.arg("--policy").arg(directory.join("policy.toml")).arg("--socket").arg(directory.join("s"));
         command.args(options).stdin(Stdio::null()).env("NIX_QUORUM_CONFIG", "/dev/null");
+        command.env("XDG_CACHE_HOME", directory).env_remove("CACHE_DIRECTORY");
         command.stderr(File::create(directory.join("log")).expect("a log"));
         command
     }

@@ -90,9 +90,7 @@ impl Recent {
             state.records.clear();
         }
         let slot = Slot::new();
-        if !self.0.lasts.is_zero() {
-            state.records.insert(path.clone(), slot.clone());
-        }
+        state.records.insert(path.clone(), slot.clone());
         (slot, false)
     }
 
