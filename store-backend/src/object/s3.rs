@@ -53,6 +53,9 @@ const AT_ONCE: usize = 32;
 /// How long what was read is taken for what is there, by those who only read.
 const STAYS: Duration = Duration::from_secs(30);
 
+/// How long a lone writer waits before it tries again, the first time.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Pages of a listing that wait to be looked at.
 const PAGES: usize = 2;
 
@@ -139,14 +142,19 @@ impl Turn<'_> {
         let Some(alone) = &self.alone else {
             return send(config::Builder::new()).await;
         };
-        let begun = Instant::now();
+        let (begun, settles) = (Instant::now(), alone.lone.settles());
+        let mut pause = PAUSE;
         loop {
             match send(config::Builder::new().retry_config(RetryConfig::disabled())).await {
                 Err(error) if failure::may_pass(status(&error)) => {
-                    tokio::time::sleep(alone.lone.settles()).await;
-                    if begun.elapsed() >= patience.total || self.check().is_err() {
+                    // Who is told to come again knows that nothing was done.
+                    let wait = if failure::is_put_off(status(&error)) { pause.min(settles) } else { settles };
+                    if begun.elapsed() + wait >= patience.total || self.check().is_err() {
+                        tokio::time::sleep(settles).await;
                         return Err(error);
                     }
+                    tokio::time::sleep(wait).await;
+                    pause *= 2;
                 }
                 answered => return answered,
             }

@@ -45,6 +45,11 @@ pub(super) fn may_pass(status: Option<u16>) -> bool {
     status.is_none_or(|status| matches!(status, 408 | 409 | 429 | 500 | 502..))
 }
 
+/// Whether an answer says to come again later.
+pub(super) fn is_put_off(status: Option<u16>) -> bool {
+    matches!(status, Some(409 | 429 | 503))
+}
+
 /// Makes an error of a failure: what was to be done, to what, why not, and what would help.
 pub(super) fn failed<E>(action: &'static str, place: &str, tries: &Tries, failure: &Failure<E>) -> ObjectError
 where
