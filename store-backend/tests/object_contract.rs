@@ -678,7 +678,7 @@ impl Remote {
 
 /// The tests' servers are near.
 fn patience() -> Patience {
-    let [connect, attempt, total, lease] = [2, 5, 20, 6].map(Duration::from_secs);
+    let [connect, attempt, total, lease] = [2, 5, 20, 18].map(Duration::from_secs);
     Patience { connect, attempt, total, lease }
 }
 
