@@ -20,11 +20,10 @@ mod verified;
 mod view;
 
 use std::sync::{Arc, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::{Address, Decision, Policy, Subject};
 use tokio::sync::Semaphore;
-use verifier::{Evidence, SecretKey, StorePath, Timestamp};
+use verifier::{Evidence, SecretKey, StorePath};
 
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
@@ -36,6 +35,7 @@ pub use intake::MAX_REFERENCES;
 pub use signatures::Kept;
 pub use view::View;
 
+use crate::clock::now;
 use crate::store::{BinaryCache, Record};
 use memory::Memory;
 use recent::Recent;
@@ -158,10 +158,4 @@ fn check(cache: &BinaryCache, policy: &Policy, countersign: Option<&SecretKey>) 
         }
     }
     Ok(())
-}
-
-/// The time, in whole seconds since the Unix epoch; 0 where the clock stands before it.
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod client;
+mod clock;
 pub mod daemon;
 pub mod gate;
 mod nonce;

@@ -22,6 +22,9 @@ pub use s3::{
     Addressing, Bucket, Conditions, Credentials, Location, LocationError, Patience, Writers, requests_retried,
 };
 
+/// Where objects are that were written to see what becomes of them: what is old there was left by a crash.
+pub(crate) const PROBES: &str = "quorum/probe/";
+
 /// Says which version of an object this is: opaque, and different for different bytes. Of the same bytes, written again
 /// after they were deleted, some stores say the same: what is written time and again has a nonce in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

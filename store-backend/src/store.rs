@@ -12,7 +12,9 @@ mod record;
 
 pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
-pub(crate) use binary_cache::{MAX_NARINFO, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key};
+pub(crate) use binary_cache::{
+    EVIDENCE, MAX_NARINFO, MAX_RECORD, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
+};
 pub use daemon::Daemon;
 pub use nar::{NarRead, NarReadError, NarStream};
 pub use place::{Place, PlaceError};

@@ -1,14 +1,15 @@
 //! Admission: the judgement at the commit point, and the only code that publishes a path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use policy::{Decision, Policy, Subject, Verdict};
-use verifier::{AddressProof, Evidence, Fingerprint, StoreDir, StorePath, Timestamp};
+use verifier::{AddressProof, Evidence, Fingerprint, PathInfo, StoreDir, StorePath, Timestamp};
 
 use super::deletion::remove;
 use super::verified::{Luggage, Verified};
-use super::{Gate, GateError, now, proven_address};
+use super::{Gate, GateError, proven_address};
+use crate::clock::now;
 use crate::object::{Condition, Draft, Etag, Object, Put};
 use crate::store::{MAX_NARINFO, Record, State, hash_part_of, listing_key, nar_key, narinfo_key, record_key};
 
@@ -299,7 +300,7 @@ impl Gate {
                 });
             }
             let verified = Verified::on_record(&record);
-            let absent = self.absent_references(&record, &HashSet::new()).await?;
+            let absent = self.absent_references(record.info(), |_| false).await?;
             let admissible = Admissible::judge(Purpose::Renew, &verified, record, &self.policy(), store_dir, &absent)?;
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.version.etag), bytes);
@@ -344,18 +345,15 @@ impl Gate {
         Err(GateError::Contended(self.cache.store_dir().render_path(path)))
     }
 
-    /// Lists the references of a record that are neither admitted nor `here`, about to be.
+    /// Lists the references of a path that are neither admitted nor `here`: about to be, or known to be.
     pub(super) async fn absent_references(
         &self,
-        record: &Record,
-        here: &HashSet<StorePath>,
+        info: &PathInfo,
+        here: impl Fn(&StorePath) -> bool,
     ) -> Result<Vec<StorePath>, GateError> {
-        let mut absent = Vec::new();
-        for reference in record.info().other_references() {
-            if !here.contains(reference) && !self.view().is_valid(reference).await? {
-                absent.push(reference.clone());
-            }
-        }
+        let mut absent: Vec<StorePath> = info.other_references().filter(|path| !here(path)).cloned().collect();
+        let valid = self.view().valid_among(&absent).await?;
+        absent.retain(|path| !valid.contains(path));
         Ok(absent)
     }
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use verifier::{NarHash, StorePath, Timestamp};
 
-use super::{GateError, now};
+use super::GateError;
+use crate::clock::now;
 use crate::nonce::nonce;
 use crate::object::{Condition, Draft, Etag, Key, Metadata, ObjectStore, Put};
 use crate::process::Process;

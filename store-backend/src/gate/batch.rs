@@ -13,7 +13,8 @@ use super::announcement::is_going;
 use super::commit::{Commit, Offered, Ready};
 use super::intake::{Blocks, Demand, Hashed, Intake, IntakeError, Keep, MAX_REFERENCES};
 use super::verified::Verified;
-use super::{Gate, GateError, Uploader, now};
+use super::{Gate, GateError, Uploader};
+use crate::clock::now;
 use crate::object::{Etag, Object, ObjectError};
 use crate::store::{FileFacts, MAX_NARINFO, Record, hash_part_of, narinfo_key};
 
@@ -141,8 +142,7 @@ impl Batch {
                 self.merge(&info, &fingerprint, narinfo).await?;
                 return Ok(Offer::Known);
             }
-            Present::Absent(replaces) => (replaces, None),
-            Present::Damaged { narinfo, nar } => (Some(narinfo), nar),
+            Present::Absent { replaces, damaged } => (replaces, damaged),
         };
         self.judge_offer(&info, &fingerprint).await?;
         // A small one is sooner sent than asked for. Where it is there already, it stays.
@@ -192,8 +192,7 @@ impl Batch {
         })?;
         let (replaces, damaged) = match self.known(&info, &fingerprint).await? {
             Present::There(narinfo) => return self.merge(&info, &fingerprint, narinfo).await,
-            Present::Absent(replaces) => (replaces, None),
-            Present::Damaged { narinfo, nar } => (Some(narinfo), nar),
+            Present::Absent { replaces, damaged } => (replaces, damaged),
         };
         self.judge_offer(&info, &fingerprint).await?;
         let existing = if damaged.is_some() { None } else { gate.existing_nar(&info).await? };
@@ -224,34 +223,33 @@ impl Batch {
     async fn known(&self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<Present, GateError> {
         let gate = &self.gate;
         let store_dir = gate.cache.store_dir();
+        let nothing = Present::Absent { replaces: None, damaged: None };
         if gate.recent.is_absent(&info.path) {
-            return Ok(Present::Absent(None));
+            return Ok(nothing);
         }
         let Some(object) = gate.cache.objects().get(&narinfo_key(&info.path), MAX_NARINFO).await? else {
-            return Ok(Present::Absent(None));
+            return Ok(nothing);
         };
         let narinfo = gate.cache.parse_narinfo(&hash_part_of(&info.path), &object)?;
-        if narinfo.info.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
-            return if gate.view().is_valid(&narinfo.info.path).await? {
-                Err(GateError::Conflict {
-                    path: store_dir.render_path(&info.path),
-                    admitted: describe(&narinfo.info),
-                    offered: describe(info),
-                })
-            } else {
-                Ok(Present::Absent(Some(narinfo.version.etag)))
-            };
-        }
+        let replaces = Some(narinfo.version.etag.clone());
         // What the policy no longer admits has to be admitted again, by all rules for what is new; until then nothing is kept
         // of what this upload brings.
-        if !gate.view().is_valid_at(&info.path, &narinfo.version).await? {
-            return Ok(Present::Absent(Some(narinfo.version.etag)));
+        if !gate.view().is_valid_at(&narinfo.info.path, &narinfo.version).await? {
+            return Ok(Present::Absent { replaces, damaged: None });
         }
-        match gate.cache.nar_file(&info.nar_hash).await? {
-            Some(nar) if narinfo.file.size.is_none_or(|size| size == nar.size) => Ok(Present::There(object)),
-            // Its bytes are lost, or some of them: these take their place.
-            nar => Ok(Present::Damaged { narinfo: narinfo.version.etag, nar: nar.map(|nar| nar.version.etag) }),
+        if narinfo.info.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
+            return Err(GateError::Conflict {
+                path: store_dir.render_path(&info.path),
+                admitted: describe(&narinfo.info),
+                offered: describe(info),
+            });
         }
+        let nar = gate.cache.nar_file(&info.nar_hash).await?;
+        if narinfo.fits(nar.as_ref()) {
+            return Ok(Present::There(object));
+        }
+        // Its bytes are lost, or some of them: these take their place.
+        Ok(Present::Absent { replaces, damaged: nar.map(|nar| nar.version.etag) })
     }
 
     /// Has the signatures of a path that is there already added to those that are kept.
@@ -307,11 +305,10 @@ impl Batch {
     /// Lists the references of a path that are not admitted, nor about to be. What was valid earlier in this batch is looked at
     /// again when the path becomes visible.
     async fn absent_references(&mut self, info: &PathInfo) -> Result<Vec<StorePath>, GateError> {
-        let unknown = |path: &&StorePath| !self.announced.contains(*path) && !self.valid.contains(*path);
-        let unknown: Vec<StorePath> = info.other_references().filter(unknown).cloned().collect();
-        let valid = self.gate.view().valid_among(&unknown).await?;
-        let absent = unknown.into_iter().filter(|path| !valid.contains(path)).collect();
-        self.note_valid(valid);
+        let here = |path: &StorePath| self.announced.contains(path) || self.valid.contains(path);
+        let absent = self.gate.absent_references(info, here).await?;
+        let valid = info.other_references().filter(|path| !self.announced.contains(*path) && !absent.contains(path));
+        self.note_valid(valid.cloned().collect::<Vec<_>>());
         Ok(absent)
     }
 
@@ -378,10 +375,8 @@ impl Batch {
 enum Present {
     /// It is admitted, with its NAR; its narinfo.
     There(Object),
-    /// It is not; perhaps there is a narinfo to be replaced.
-    Absent(Option<Etag>),
-    /// It is admitted, but its NAR is missing, or is not the object that was written.
-    Damaged { narinfo: Etag, nar: Option<Etag> },
+    /// It is not, or its NAR is lost. Perhaps there is a narinfo to be replaced, and a NAR that is not the object that was written.
+    Absent { replaces: Option<Etag>, damaged: Option<Etag> },
 }
 
 impl Gate {

@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use verifier::{Evidence, Fingerprint, PathInfo, StorePath};
+use verifier::{Fingerprint, PathInfo, StorePath};
 
 use super::admission::{Admissible, Publication, Purpose};
 use super::announcement::{Announcement, Touched, announce_upload};
 use super::verified::{Luggage, Verified};
-use super::{Gate, GateError, Uploader, now};
+use super::{Gate, GateError, Uploader};
+use crate::clock::now;
 use crate::object::{Condition, Etag};
 use crate::store::{FileFacts, Record, State};
 
@@ -130,7 +131,8 @@ impl Commit {
         gate.countersign(&mut record);
         let admissible = self.judge(&verified, record, here).await?;
         let Offered { replaces, damaged, .. } = offered;
-        Ok(Prepared { verified, admissible, condition, brought, luggage, replaces, damaged })
+        let publication = Publication { admissible, condition, brought, luggage, replaces, damaged };
+        Ok(Prepared { verified, publication })
     }
 
     async fn judge(
@@ -140,37 +142,29 @@ impl Commit {
         here: &HashSet<StorePath>,
     ) -> Result<Admissible, GateError> {
         let gate = &self.gate;
-        let absent = gate.absent_references(&record, here).await?;
+        let absent = gate.absent_references(record.info(), |path| here.contains(path)).await?;
         Admissible::judge(Purpose::Admit, verified, record, &gate.policy(), gate.cache.store_dir(), &absent)
     }
 
     /// Publishes what is prepared, judged by the policy of now.
     async fn publish(&self, mut prepared: Vec<Prepared>) -> Result<(), GateError> {
         let policy = self.gate.policy();
-        if !prepared.iter().all(|prepared| prepared.admissible.is_by(&policy)) {
-            let infos = prepared.iter().map(|prepared| prepared.admissible.record().info());
+        if !prepared.iter().all(|prepared| prepared.publication.admissible.is_by(&policy)) {
+            let infos = prepared.iter().map(|prepared| prepared.publication.admissible.record().info());
             let mut here = self.references_elsewhere(infos).await?;
-            for prepared in &mut prepared {
-                let record = prepared.admissible.record().clone();
+            for Prepared { verified, publication } in &mut prepared {
+                let record = publication.admissible.record().clone();
                 here.insert(record.info().path.clone());
-                prepared.admissible = self.judge(&prepared.verified, record, &here).await?;
+                publication.admissible = self.judge(verified, record, &here).await?;
             }
         }
-        let publish = |prepared: Prepared| {
-            let Prepared { admissible, condition, brought, luggage, replaces, damaged, .. } = prepared;
-            Publication { admissible, condition, brought, luggage, replaces, damaged }
-        };
-        self.gate.publish(prepared.into_iter().map(publish).collect(), &self.uploader.0).await
+        let publications = prepared.into_iter().map(|prepared| prepared.publication).collect();
+        self.gate.publish(publications, &self.uploader.0).await
     }
 }
 
 /// A path that is judged and ready to be stored and shown.
 struct Prepared {
     verified: Verified,
-    admissible: Admissible,
-    condition: Condition,
-    brought: Evidence,
-    luggage: Luggage,
-    replaces: Option<Etag>,
-    damaged: Option<Etag>,
+    publication: Publication,
 }

@@ -14,7 +14,8 @@ use verifier::{
 };
 
 use super::intake::{Blocks, Demand, Intake, IntakeError, Keep, MAX_REFERENCES};
-use super::{Batch, Gate, GateError, Uploader, now};
+use super::{Batch, Gate, GateError, Uploader};
+use crate::clock::now;
 use crate::object::ObjectError;
 use crate::wire::{ByteSource, Reader};
 

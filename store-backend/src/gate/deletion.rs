@@ -9,7 +9,7 @@ use verifier::{NarHash, StorePath};
 use super::announcement::{Announcement, Touched, announce_deletion};
 use super::{Gate, GateError};
 use crate::object::{Entry, Etag, Key, ObjectStore};
-use crate::store::{hash_part_of, listing_key, nar_key, narinfo_key};
+use crate::store::{EVIDENCE, hash_part_of, listing_key, nar_key, narinfo_key};
 
 /// What a deletion did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Gate {
     }
 
     async fn evidence_of(&self, path: &StorePath) -> Result<Vec<(Key, Etag)>, GateError> {
-        let folder = format!("quorum/evidence/{}/", hash_part_of(path));
+        let folder = format!("{EVIDENCE}{}/", hash_part_of(path));
         let mut pages = self.cache.objects().list(&folder).await?;
         let mut found = Vec::new();
         while let Some(page) = pages.next().await? {

@@ -135,8 +135,7 @@ impl Index {
                 refresh(&state.database, cache).await?;
                 state.fresh = Some(now);
             }
-            let database = state.database.clone();
-            spawn_blocking(move || answer(&database, &question)).await.map_err(failed)?.map_err(failed)
+            in_tables(&state.database, move |database| answer(database, &question)).await
         };
         let outcome = outcome.await;
         if let Err(error @ StoreError::Index(_)) = &outcome {
@@ -151,6 +150,7 @@ impl Index {
 /// makes no path valid.
 async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), StoreError> {
     let mut listed = HashSet::new();
+    let mut learned = false;
     let mut pages = cache.objects().list("").await?;
     while let Some(page) = pages.next().await? {
         let narinfo = |entry: Entry| Some((digest(entry.name.strip_suffix(".narinfo")?)?, entry.metadata.version));
@@ -173,8 +173,14 @@ async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), St
         let news: Vec<(Digest, Option<Known>)> =
             stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
         in_tables(database, move |database| update(database, Durability::None, &news)).await?;
+        learned = true;
     }
-    in_tables(database, move |database| keep_only(database, &listed)).await
+    let gone = in_tables(database, move |database| gone(database, &listed)).await?;
+    if learned || !gone.is_empty() {
+        // This one makes what was learned before it outlast the program as well.
+        in_tables(database, move |database| update(database, Durability::Immediate, &gone)).await?;
+    }
+    Ok(())
 }
 
 async fn in_tables<T: Send + 'static>(
@@ -191,12 +197,9 @@ fn failed(error: impl std::fmt::Display) -> StoreError {
 
 fn in_memory() -> Database {
     let database = Database::builder().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new());
-    let database = database.and_then(|database| {
-        make_tables(&database, "")
-            .map_err(|error| DatabaseError::Storage(redb::StorageError::Corrupted(error.to_string())))?;
-        Ok(database)
-    });
-    database.expect("tables in memory can be made")
+    let database = database.expect("a database in memory can be made");
+    make_tables(&database, "").expect("tables in memory can be made");
+    database
 }
 
 fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
@@ -266,8 +269,8 @@ fn changed(database: &Database, listed: Vec<(Digest, Version)>) -> Result<Vec<Di
     Ok(changed)
 }
 
-/// Removes what is no longer listed, and sees to it that what was learned outlasts the program.
-fn keep_only(database: &Database, listed: &HashSet<Digest>) -> Result<(), redb::Error> {
+/// Returns what is known and no longer listed, as what [`update`] takes.
+fn gone(database: &Database, listed: &HashSet<Digest>) -> Result<Vec<(Digest, Option<Known>)>, redb::Error> {
     let transaction = database.begin_read()?;
     let mut gone = Vec::new();
     for entry in transaction.open_table(PATHS)?.iter()? {
@@ -276,8 +279,7 @@ fn keep_only(database: &Database, listed: &HashSet<Digest>) -> Result<(), redb::
             gone.push((digest, None));
         }
     }
-    drop(transaction);
-    update(database, Durability::Immediate, &gone)
+    Ok(gone)
 }
 
 /// Replaces what is known of some narinfos; none of one that is gone.

@@ -6,7 +6,8 @@ use serde_json::Value;
 use verifier::{Claim, Evidence, Judged, OutputId, Realisation, Timestamp};
 
 use super::admission::{ATTEMPTS, MAX_SIGNATURES};
-use super::{Gate, GateError, Uploader, now};
+use super::{Gate, GateError, Uploader};
+use crate::clock::now;
 use crate::object::{Condition, Draft, Key, Put};
 use crate::store::{StoreError, realisation_key};
 

@@ -14,10 +14,6 @@ use verifier::StorePath;
 use crate::object::{Object, Version};
 use crate::store::{BinaryCache, Record, StoreError, hash_part_of};
 
-/// How long a path that was not there is taken to be still missing when it is offered. Writes have conditions, so what
-/// another gate writes meanwhile is found then.
-const ABSENCE_LASTS: Duration = Duration::from_secs(30);
-
 /// Most paths that are remembered, and most that are known to be missing: some KB each, and some hundred bytes.
 const MOST: usize = 2_000;
 const MOST_ABSENT: usize = 100_000;
@@ -189,9 +185,9 @@ impl Recent {
         state.absent.insert(path.clone(), Instant::now());
     }
 
-    /// Whether a path was not there a moment ago.
+    /// Whether a path was not there a moment ago. Writes have conditions, so what another gate writes meanwhile is found then.
     pub(super) fn is_absent(&self, path: &StorePath) -> bool {
-        self.state().absent.get(path).is_some_and(|since| since.elapsed() < ABSENCE_LASTS)
+        self.state().absent.get(path).is_some_and(|since| since.elapsed() < self.0.lasts)
     }
 }
 

@@ -14,8 +14,8 @@ use verifier::Timestamp;
 use super::GateError;
 use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
 use super::index::Index;
-use crate::object::{Entry, Etag, Key, Leftover, ObjectStore};
-use crate::store::{BinaryCache, Record, State};
+use crate::object::{Entry, Etag, Key, Leftover, ObjectStore, PROBES};
+use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, Record, State};
 
 /// Objects that are deleted under one announcement: uploads that need one of them wait so long.
 const AT_A_TIME: usize = 2_000;
@@ -23,12 +23,7 @@ const AT_A_TIME: usize = 2_000;
 /// Requests that are under way at once.
 const AT_ONCE: usize = 16;
 
-/// Longest evidence object that is read, in bytes.
-const MAX_RECORD: u64 = 4 << 20;
-
 const NARS: &str = "nar/";
-const EVIDENCE: &str = "quorum/evidence/";
-const PROBES: &str = "quorum/probe/";
 
 /// What was left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -2,8 +2,9 @@
 
 use verifier::{PathInfo, StoreDir};
 
+use super::GateError;
 use super::intake::Hashed;
-use super::{GateError, now};
+use crate::clock::now;
 use crate::object::Upload;
 use crate::store::{FileFacts, NarRecord, Record};
 

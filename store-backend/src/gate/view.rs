@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future;
-use futures_util::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use nix_derivation::Derivation;
 use policy::Verdict;
 use verifier::{PathInfo, StorePath, Timestamp};
@@ -13,7 +13,8 @@ use verifier::{PathInfo, StorePath, Timestamp};
 use super::index::Known;
 use super::memory::{Epoch, Standing};
 use super::recent::Found;
-use super::{Gate, GateError, now};
+use super::{Gate, GateError};
+use crate::clock::now;
 use crate::object::Version;
 use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
 
@@ -93,7 +94,7 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot tell.
     pub async fn valid_among(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, GateError> {
-        self.those_that(paths, |path| self.is_valid(path)).await
+        self.found_by(paths.to_vec(), |path| async move { Ok(self.is_valid(&path).await?.then_some(path)) }).await
     }
 
     /// Returns those of some paths that need not be brought: they are valid, and their NARs are there, as far as their sizes say.
@@ -101,33 +102,20 @@ impl<'a> View<'a> {
     /// # Errors
     /// When the store cannot tell.
     pub async fn held_among(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>, GateError> {
-        self.those_that(paths, |path| self.is_held(path)).await
+        self.found_by(paths.to_vec(), |path| async move { Ok(self.is_held(&path).await?.then_some(path)) }).await
     }
 
-    /// Returns those of some paths that a look finds to be something, looking at several at once.
-    async fn those_that<'p, F>(
+    /// Returns the paths that looks at some items find, looking at several at once.
+    async fn found_by<T, F>(
         &self,
-        paths: &'p [StorePath],
-        look: impl Fn(&'p StorePath) -> F,
+        items: impl IntoIterator<Item = T>,
+        look: impl Fn(T) -> F,
     ) -> Result<BTreeSet<StorePath>, GateError>
     where
-        F: Future<Output = Result<bool, GateError>> + Send,
+        F: Future<Output = Result<Option<StorePath>, GateError>>,
     {
-        let mut looks = FuturesUnordered::new();
-        let mut found = BTreeSet::new();
-        let mut paths = paths.iter();
-        loop {
-            while looks.len() < AT_ONCE
-                && let Some(path) = paths.next()
-            {
-                let look = look(path);
-                looks.push(async move { look.await.map(|found| found.then(|| path.clone())) });
-            }
-            match looks.try_next().await? {
-                Some(path) => found.extend(path),
-                None => return Ok(found),
-            }
-        }
+        let looks = stream::iter(items.into_iter().map(look)).buffer_unordered(AT_ONCE);
+        looks.try_filter_map(|found| future::ready(Ok(found))).try_collect().await
     }
 
     async fn is_held(&self, path: &StorePath) -> Result<bool, GateError> {
@@ -143,8 +131,7 @@ impl<'a> View<'a> {
         if narinfo.info.path != *path || !self.is_valid_at(path, &narinfo.version).await? {
             return Ok(false);
         }
-        let file = cache.nar_file(&narinfo.info.nar_hash).await?;
-        let whole = file.is_some_and(|file| narinfo.file.size.is_none_or(|size| size == file.size));
+        let whole = narinfo.fits(cache.nar_file(&narinfo.info.nar_hash).await?.as_ref());
         if !whole {
             let path = cache.store_dir().render_path(path);
             tracing::error!(path, "the NAR is missing or truncated: the next upload of the path replaces it");
@@ -160,7 +147,7 @@ impl<'a> View<'a> {
         let Some(narinfo) = self.gate.cache.narinfo(hash_part).await? else {
             return Ok(None);
         };
-        Ok(self.is_valid(&narinfo.info.path).await?.then_some(narinfo.info.path))
+        Ok(self.is_valid_at(&narinfo.info.path, &narinfo.version).await?.then_some(narinfo.info.path))
     }
 
     /// Returns every valid path.
@@ -337,13 +324,9 @@ impl<'a> View<'a> {
 
     /// Returns the valid ones of what the index knows.
     async fn standing(&self, known: Vec<Known>) -> Result<BTreeSet<StorePath>, GateError> {
-        let looks = known.into_iter().map(|Known { path, version, .. }| async move {
+        self.found_by(known, |Known { path, version, .. }| async move {
             Ok(self.is_valid_at(&path, &version).await?.then_some(path))
-        });
-        stream::iter(looks)
-            .buffer_unordered(AT_ONCE)
-            .try_filter_map(|valid| future::ready(Ok(valid)))
-            .try_collect()
-            .await
+        })
+        .await
     }
 }

@@ -14,7 +14,6 @@ use std::io::{self, Read, Seek as _, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use rustix::fs::{FlockOperation, flock, syncfs};
@@ -25,6 +24,7 @@ use super::{
     Condition, Content, Draft, Durability, Entry, Etag, Expected, Key, Leftover, Metadata, Object, ObjectError,
     ObjectStore, Pages, Put, Upload, Version,
 };
+use crate::clock::now;
 use crate::nonce::nonce;
 use staged::StagedFile;
 
@@ -43,8 +43,8 @@ const SYNC_ALL_FROM: usize = 8;
 /// Entries in one page of a listing.
 const PAGE: usize = 512;
 
-/// How old a nameless file must be before it is taken for a crash's leftover: no upload lasts that long.
-const LEFTOVER_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// How old a nameless file must be, in seconds, before it is taken for a crash's leftover: no upload lasts that long.
+const LEFTOVER_AGE: i64 = 2 * 24 * 60 * 60;
 
 /// A directory as an object store. Cheap to clone.
 #[derive(Clone)]
@@ -67,8 +67,7 @@ impl Directory {
             private.create(&path).map_err(io_error("create", &path))?;
         }
         let directory = Self { root: Arc::new(root) };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(LEFTOVER_AGE);
-        let before = Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(0));
+        let before = Timestamp::from_unix(now().as_unix() - LEFTOVER_AGE);
         for leftover in directory.nameless(before)? {
             directory.remove_nameless(&leftover)?;
         }

@@ -18,17 +18,19 @@ mod tries;
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 pub use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::config::{self, retry::RetryConfig};
 use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{Object as ListedObject, StorageClass};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::Semaphore;
 use verifier::Timestamp;
 
 use super::{
@@ -69,6 +71,8 @@ struct Inner {
     patience: Patience,
     identity: Identity,
     writing: Writing,
+    /// Room for slices of objects that are on their way down.
+    kept: Arc<Semaphore>,
 }
 
 /// How writers are kept apart.
@@ -173,7 +177,8 @@ impl Bucket {
         credentials: Option<Credentials>,
     ) -> Result<Self, ObjectError> {
         let (client, identity) = connect::client(&location, patience, credentials).await?;
-        Ok(Self(Arc::new(Inner { client, location, patience, identity, writing: Writing::Never })))
+        let kept = Arc::new(Semaphore::new(download::KEPT));
+        Ok(Self(Arc::new(Inner { client, location, patience, identity, writing: Writing::Never, kept })))
     }
 
     /// Connects to a bucket in order to write it, once it is known how the provider keeps writers apart.
@@ -208,18 +213,20 @@ impl Bucket {
             (Conditions::Hold, _) => Writing::Conditional,
             (conditions, Writers::One) => Writing::Lone(Lone::take(&reading, conditions).await?),
             (conditions, Writers::Any) => {
-                let does = match conditions {
-                    Conditions::Ignored => "ignores conditional writes",
-                    Conditions::LoseRaces | Conditions::Hold => "lets two conditional writes at once both succeed",
+                let ignores = conditions == Conditions::Ignored;
+                let does = if ignores {
+                    "ignores conditional writes"
+                } else {
+                    "lets two conditional writes at once both succeed"
                 };
                 return Err(refused(format!(
                     "the provider {does}, so two gates could overwrite each other's work: give --single-writer if no other gate writes this bucket"
                 )));
             }
         };
-        let Inner { client, location, patience, identity, .. } = &*reading.0;
-        let (client, location) = (client.clone(), location.clone());
-        Ok(Self(Arc::new(Inner { client, location, patience: *patience, identity: *identity, writing })))
+        let Inner { client, location, patience, identity, kept, .. } = &*reading.0;
+        let (client, location, kept) = (client.clone(), location.clone(), kept.clone());
+        Ok(Self(Arc::new(Inner { client, location, patience: *patience, identity: *identity, writing, kept })))
     }
 
     fn client(&self) -> &Client {
@@ -279,11 +286,7 @@ impl Bucket {
         let tries = Tries::of("write", &place);
         let send = |retries| {
             let request = self.client().put_object().bucket(self.name()).key(key.as_str());
-            let request = match condition {
-                _ if !turn.conditional => request,
-                Condition::Absent => request.if_none_match("*"),
-                Condition::Matches(Etag(etag)) => request.if_match(etag),
-            };
+            let request = if turn.conditional { under(request, condition) } else { request };
             let request = request.set_storage_class(self.storage_class()).body(ByteStream::from(bytes.clone()));
             request.customize().interceptor(tries.clone()).config_override(retries).send()
         };
@@ -363,7 +366,7 @@ impl Bucket {
 impl ObjectStore for Bucket {
     async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
         let deadline = tokio::time::Instant::now() + self.0.patience.total;
-        let Some(mut download) = Download::start(self, key, 0).await? else {
+        let Some(mut download) = Download::start(self, key).await? else {
             return Ok(None);
         };
         let Metadata { size, version } = download.metadata().clone();
@@ -388,7 +391,7 @@ impl ObjectStore for Bucket {
     }
 
     async fn open(&self, key: &Key, from: u64) -> Result<Option<(Metadata, Box<dyn Read + Send>)>, ObjectError> {
-        let Some(download) = Download::start(self, key, from).await? else {
+        let Some(download) = Download::start_slice(self, key, from).await? else {
             return Ok(None);
         };
         Ok(Some((download.metadata().clone(), download.into_reader())))
@@ -489,9 +492,12 @@ impl ObjectStore for Bucket {
     }
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+/// Makes a write take place only under a condition.
+fn under(request: PutObjectFluentBuilder, condition: &Condition) -> PutObjectFluentBuilder {
+    match condition {
+        Condition::Absent => request.if_none_match("*"),
+        Condition::Matches(Etag(etag)) => request.if_match(etag),
+    }
 }
 
 /// Whether an answer says that a condition did not hold. Where something is to be replaced that is not there, S3 says 404.

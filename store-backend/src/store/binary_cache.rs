@@ -11,16 +11,19 @@ use verifier::{
 use super::reading::NarFile;
 use super::record::{Record, RecordError};
 use crate::client::ClientError;
-use crate::object::{Condition, Draft, Etag, Key, Object, ObjectError, ObjectStore, Version};
+use crate::object::{Condition, Draft, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Version};
 
 /// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
 pub(crate) const MAX_NARINFO: u64 = 1 << 20;
 
 /// Longest evidence object that is read, in bytes: its references, and some hundred signatures.
-const MAX_RECORD: u64 = 4 << 20;
+pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
 /// Longest realisation that is read, in bytes.
 const MAX_REALISATION: u64 = 1 << 20;
+
+/// Where the evidence is: for each hash part a folder.
+pub(crate) const EVIDENCE: &str = "quorum/evidence/";
 
 const CACHE_INFO: &str = "nix-cache-info";
 
@@ -102,6 +105,13 @@ pub struct Narinfo {
     pub file: NarFile,
     /// Which version it is.
     pub version: Version,
+}
+
+impl Narinfo {
+    /// Says whether what is there of its NAR is whole, as far as its size tells.
+    pub(crate) fn fits(&self, nar: Option<&Metadata>) -> bool {
+        nar.is_some_and(|nar| self.file.size.is_none_or(|size| size == nar.size))
+    }
 }
 
 /// A binary cache. Cheap to clone.
@@ -311,7 +321,7 @@ pub(crate) fn nar_key(nar_hash: &NarHash) -> Key {
 }
 
 pub(crate) fn record_key(path: &StorePath, digest: &FingerprintDigest) -> Key {
-    key(format!("quorum/evidence/{}/{digest}", hash_part_of(path)))
+    key(format!("{EVIDENCE}{}/{digest}", hash_part_of(path)))
 }
 
 pub(crate) fn log_key(derivation: &StorePath) -> Key {

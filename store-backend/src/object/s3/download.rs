@@ -1,12 +1,17 @@
-//! An object on its way down: what breaks off in the middle is asked for again, from where it broke off.
+//! An object on its way down. One connection seldom gives what the network can, so a large object comes in slices, some of them
+//! at once; what breaks off in the middle is asked for again, from where it broke off.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
+use std::ops::Range;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::failure::{failed, is_absent, status};
@@ -14,8 +19,20 @@ use super::tries::{Tries, note_retry};
 use super::{Bucket, version};
 use crate::object::{Key, Metadata, ObjectError, ObjectStore as _};
 
-/// Pieces that wait for a slow reader. One is what a socket gave, tens of kilobytes.
+/// Bytes of a slice.
+const SLICE: u64 = 4 << 20;
+
+/// Slices of one object that are on their way at once.
+const AT_ONCE: usize = 4;
+
+/// Slices of all objects that may be kept until somebody reads them, beside the one of each that is being read.
+pub(super) const KEPT: usize = 12;
+
+/// Pieces of a slice that wait for a slow reader. One is what a socket gave, tens of kilobytes.
 const WAITING: usize = 16;
+
+/// Pieces of a slice that is kept until it is read: as many as it has.
+const ALL: usize = 1 << 20;
 
 /// How often a download may break off without a byte in between.
 const BREAKS: u32 = 8;
@@ -23,13 +40,15 @@ const BREAKS: u32 = 8;
 /// The pause after the second break without a byte in between. After each further one it is twice as long.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// An object on its way down, or a slice of one.
 pub(super) struct Download {
     bucket: Bucket,
     key: Key,
     metadata: Metadata,
-    /// The next byte.
-    at: u64,
-    body: ByteStream,
+    /// The bytes that are yet to come.
+    left: Range<u64>,
+    /// Where they come from, once they are asked for.
+    body: Option<ByteStream>,
 }
 
 /// What was asked for from some byte on.
@@ -41,29 +60,55 @@ enum Part {
 }
 
 impl Download {
-    /// Asks for an object from the byte `from` on; none if there is none.
-    pub(super) async fn start(bucket: &Bucket, key: &Key, from: u64) -> Result<Option<Self>, ObjectError> {
-        let bucket = bucket.clone();
-        let place = bucket.place(key.as_str());
-        match ask(&bucket, key, from, None).await? {
+    /// Asks for an object; none if there is none.
+    pub(super) async fn start(bucket: &Bucket, key: &Key) -> Result<Option<Self>, ObjectError> {
+        let Part::Here(answer) = ask(bucket, key, None, None).await? else {
+            return Ok(None);
+        };
+        let (place, length) = (bucket.place(key.as_str()), length(bucket, key, &answer)?);
+        let metadata = Metadata { size: length, version: version(answer.e_tag(), answer.last_modified(), &place)? };
+        Ok(Some(Self { bucket: bucket.clone(), key: key.clone(), metadata, left: 0..length, body: Some(answer.body) }))
+    }
+
+    /// Asks for an object's first slice from the byte `from` on, or for all of it where the provider sends no parts; none if there
+    /// is none.
+    pub(super) async fn start_slice(bucket: &Bucket, key: &Key, from: u64) -> Result<Option<Self>, ObjectError> {
+        let (bucket, place) = (bucket.clone(), bucket.place(key.as_str()));
+        match ask(&bucket, key, Some(from..from.saturating_add(SLICE)), None).await? {
             Part::Absent => Ok(None),
             Part::Behind => {
                 let Some(metadata) = bucket.head(key).await? else {
                     return Ok(None);
                 };
-                let at = metadata.size;
-                Ok(Some(Self { bucket, key: key.clone(), metadata, at, body: ByteStream::default() }))
+                let left = metadata.size..metadata.size;
+                Ok(Some(Self { bucket, key: key.clone(), metadata, left, body: None }))
             }
             Part::Here(answer) => {
-                let length = answer.content_length().and_then(|length| u64::try_from(length).ok());
-                let size = from + length.ok_or_else(|| unexpected(&place, "the provider states no length"))?;
-                // Who does not know ranges sends all of it.
-                let ranged = answer.content_range().is_some();
-                if from > 0 && !ranged {
-                    return Err(unexpected(&place, "the provider does not send parts of objects"));
-                }
+                let length = length(&bucket, key, &answer)?;
+                let size = match answer.content_range() {
+                    Some(range) => range.rsplit_once('/').and_then(|(_, size)| size.parse().ok()),
+                    None if from == 0 => Some(length),
+                    None => None,
+                };
+                let size = size.filter(|size| from.checked_add(length).is_some_and(|end| end <= *size));
+                let size = size.ok_or_else(|| unexpected(&place, "the provider does not send parts of objects"))?;
                 let metadata = Metadata { size, version: version(answer.e_tag(), answer.last_modified(), &place)? };
-                Ok(Some(Self { bucket, key: key.clone(), metadata, at: from, body: answer.body }))
+                let left = from..from + length;
+                Ok(Some(Self { bucket, key: key.clone(), metadata, left, body: Some(answer.body) }))
+            }
+        }
+    }
+
+    /// Asks for bytes of the object whose metadata are known.
+    async fn ask(&mut self) -> Result<(), ObjectError> {
+        match ask(&self.bucket, &self.key, Some(self.left.clone()), Some(&self.metadata)).await? {
+            Part::Here(answer) if self.left.start == 0 || answer.content_range().is_some() => {
+                self.body = Some(answer.body);
+                Ok(())
+            }
+            Part::Here(_) => Err(unexpected(&self.place(), "the provider does not send parts of objects")),
+            Part::Absent | Part::Behind => {
+                Err(self.broken(ErrorKind::Other, "it was deleted or replaced while it was read".into()))
             }
         }
     }
@@ -73,14 +118,14 @@ impl Download {
     }
 
     /// Returns the next bytes; none after the last.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ObjectError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, ObjectError> {
         let deadline = Instant::now() + self.bucket.0.patience.total;
         self.next_before(deadline).await
     }
 
     /// Returns all that is left, if it comes before a moment.
     pub(super) async fn rest_before(&mut self, deadline: Instant) -> Result<Bytes, ObjectError> {
-        let mut bytes = Vec::with_capacity(usize::try_from(self.metadata.size - self.at).unwrap_or(0));
+        let mut bytes = Vec::with_capacity(usize::try_from(self.left.end - self.left.start).unwrap_or(0));
         while let Some(chunk) = self.next_before(deadline).await? {
             bytes.extend_from_slice(&chunk);
         }
@@ -90,66 +135,57 @@ impl Download {
     async fn next_before(&mut self, deadline: Instant) -> Result<Option<Bytes>, ObjectError> {
         let patience = self.bucket.0.patience;
         let begun = Instant::now();
-        let mut breaks = 0;
-        while self.at < self.metadata.size {
-            let why = match timeout_at(deadline.min(Instant::now() + patience.attempt), self.body.next()).await {
-                Ok(Some(Ok(chunk))) if chunk.len() as u64 <= self.metadata.size - self.at => {
-                    self.at += chunk.len() as u64;
+        let (mut breaks, mut why) = (0, "it does not come in time".to_owned());
+        while !self.left.is_empty() {
+            let Some(body) = &mut self.body else {
+                match timeout_at(deadline, self.ask()).await {
+                    Ok(asked) => asked?,
+                    Err(_) => return Err(self.too_late(&why, breaks, begun)),
+                }
+                continue;
+            };
+            let broke = match timeout_at(deadline.min(Instant::now() + patience.attempt), body.next()).await {
+                Ok(Some(Ok(chunk))) if chunk.len() as u64 <= self.left.end - self.left.start => {
+                    self.left.start += chunk.len() as u64;
                     return Ok(Some(chunk));
                 }
-                Ok(Some(Ok(_))) => return Err(unexpected(&self.place(), "more bytes came than it has")),
+                Ok(Some(Ok(_))) => return Err(unexpected(&self.place(), "more bytes came than were asked for")),
                 Ok(Some(Err(error))) => format!("it broke off: {error}"),
                 Ok(None) => "it broke off".to_owned(),
                 Err(_) if Instant::now() >= deadline => "it does not come in time".to_owned(),
                 Err(_) => format!("no byte came in {} s", patience.attempt.as_secs()),
             };
             breaks += 1;
-            let why = format!("{why}, after {} of {} bytes", self.at, self.metadata.size);
-            let too_late = |why: &str| {
-                let why = format!("{why} (tried {breaks} times in {} s)", begun.elapsed().as_secs());
-                self.broken(ErrorKind::TimedOut, why)
-            };
+            why = format!("{broke}, after {} of {} bytes", self.left.start, self.metadata.size);
             if breaks > BREAKS || Instant::now() >= deadline {
-                return Err(too_late(&why));
+                return Err(self.too_late(&why, breaks, begun));
             }
             note_retry();
             tracing::warn!(why, "reading on in {}", self.place());
-            let again = async {
-                if breaks > 1 {
-                    sleep((PAUSE * (1 << (breaks - 2))).min(patience.total / 8)).await;
-                }
-                ask(&self.bucket, &self.key, self.at, Some(&self.metadata)).await
-            };
-            match timeout_at(deadline, again).await.map_err(|_| too_late(&why))?? {
-                Part::Here(answer) if self.at == 0 || answer.content_range().is_some() => self.body = answer.body,
-                Part::Here(_) => return Err(unexpected(&self.place(), "the provider does not send parts of objects")),
-                Part::Absent | Part::Behind => {
-                    return Err(self.broken(ErrorKind::Other, "it was deleted or replaced while it was read".into()));
-                }
+            if breaks > 1 {
+                sleep((PAUSE * (1 << (breaks - 2))).min(patience.total / 8)).await;
             }
+            self.body = None;
         }
         Ok(None)
     }
 
     /// Goes on by itself; what comes can be read by a thread that may block.
-    pub(super) fn into_reader(mut self) -> Box<dyn Read + Send> {
-        let (pieces, receiver) = mpsc::channel(WAITING);
-        let left = self.metadata.size - self.at.min(self.metadata.size);
-        tokio::spawn(async move {
-            loop {
-                let piece = match self.next().await {
-                    Ok(Some(bytes)) => Ok(bytes),
-                    Ok(None) => return,
-                    Err(ObjectError::Io { source, .. }) => Err(source),
-                    Err(error) => Err(io::Error::other(error)),
-                };
-                let last = piece.is_err();
-                if pieces.send(piece).await.is_err() || last {
-                    return;
-                }
-            }
-        });
-        Box::new(Pieces { receiver, now: Bytes::new(), left })
+    pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
+        let (next, bucket, key, metadata) =
+            (self.left.end, self.bucket.clone(), self.key.clone(), self.metadata.clone());
+        let mut slices = Slices {
+            bucket,
+            key,
+            metadata,
+            next,
+            slices: VecDeque::new(),
+            now: Bytes::new(),
+            runtime: Handle::current(),
+        };
+        slices.add(self, None);
+        slices.ask_ahead();
+        Box::new(slices)
     }
 
     fn place(&self) -> String {
@@ -159,15 +195,25 @@ impl Download {
     fn broken(&self, kind: ErrorKind, why: String) -> ObjectError {
         ObjectError::Io { action: "read", place: self.place(), source: io::Error::new(kind, why) }
     }
+
+    fn too_late(&self, why: &str, breaks: u32, begun: Instant) -> ObjectError {
+        let why = format!("{why} (tried {breaks} times in {} s)", begun.elapsed().as_secs());
+        self.broken(ErrorKind::TimedOut, why)
+    }
 }
 
-/// Asks for an object from a byte on, of the version that was asked for before.
-async fn ask(bucket: &Bucket, key: &Key, from: u64, same: Option<&Metadata>) -> Result<Part, ObjectError> {
+/// Asks for an object, or for bytes of it, of the version that was asked for before.
+async fn ask(
+    bucket: &Bucket,
+    key: &Key,
+    bytes: Option<Range<u64>>,
+    same: Option<&Metadata>,
+) -> Result<Part, ObjectError> {
     let place = bucket.place(key.as_str());
     let tries = Tries::of("read", &place);
     let mut request = bucket.client().get_object().bucket(bucket.name()).key(key.as_str());
-    if from > 0 {
-        request = request.range(format!("bytes={from}-"));
+    if let Some(Range { start, end }) = bytes {
+        request = request.range(format!("bytes={start}-{}", end - 1));
     }
     if let Some(same) = same {
         request = request.if_match(&same.version.etag.0);
@@ -185,27 +231,96 @@ async fn ask(bucket: &Bucket, key: &Key, from: u64, same: Option<&Metadata>) -> 
     }
 }
 
+/// Returns how many bytes an answer says that it has.
+fn length(bucket: &Bucket, key: &Key, answer: &GetObjectOutput) -> Result<u64, ObjectError> {
+    let stated = answer.content_length().and_then(|length| u64::try_from(length).ok());
+    stated.ok_or_else(|| unexpected(&bucket.place(key.as_str()), "the provider states no length"))
+}
+
 fn unexpected(place: &str, why: &str) -> ObjectError {
     ObjectError::Io { action: "read", place: place.to_owned(), source: io::Error::other(why.to_owned()) }
 }
 
-/// Bytes as they arrive, for a thread that may wait for them.
-struct Pieces {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
+/// An object's slices as they arrive, for a thread that may wait for them.
+struct Slices {
+    bucket: Bucket,
+    key: Key,
+    metadata: Metadata,
+    /// Where the next slice begins.
+    next: u64,
+    slices: VecDeque<Slice>,
+    /// What is being read.
     now: Bytes,
-    /// How many are still to be read: a channel that closes is no end.
-    left: u64,
+    runtime: Handle,
 }
 
-impl Read for Pieces {
+/// A slice on its way.
+struct Slice {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    /// How many bytes are yet to come: a channel that closes is no end.
+    left: u64,
+    fetching: AbortHandle,
+    _kept: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Slice {
+    fn drop(&mut self) {
+        self.fetching.abort();
+    }
+}
+
+impl Slices {
+    /// Asks for what will be read next, as long as there is room to keep it.
+    fn ask_ahead(&mut self) {
+        while self.next < self.metadata.size && self.slices.len() < AT_ONCE {
+            let kept = self.bucket.0.kept.clone().try_acquire_owned().ok();
+            if kept.is_none() && !self.slices.is_empty() {
+                return;
+            }
+            let left = self.next..self.metadata.size.min(self.next + SLICE);
+            self.next = left.end;
+            let (bucket, key, metadata) = (self.bucket.clone(), self.key.clone(), self.metadata.clone());
+            self.add(Download { bucket, key, metadata, left, body: None }, kept);
+        }
+    }
+
+    fn add(&mut self, mut slice: Download, kept: Option<OwnedSemaphorePermit>) {
+        let left = slice.left.end - slice.left.start;
+        let (sender, pieces) = mpsc::channel(if kept.is_some() { ALL } else { WAITING });
+        let fetching = self.runtime.spawn(async move {
+            loop {
+                let piece = match slice.next().await {
+                    Ok(Some(bytes)) => Ok(bytes),
+                    Ok(None) => return,
+                    Err(ObjectError::Io { source, .. }) => Err(source),
+                    Err(error) => Err(io::Error::other(error)),
+                };
+                let last = piece.is_err();
+                if sender.send(piece).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        self.slices.push_back(Slice { pieces, left, fetching: fetching.abort_handle(), _kept: kept });
+    }
+}
+
+impl Read for Slices {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() && self.left > 0 {
-            self.now =
-                self.receiver.blocking_recv().unwrap_or_else(|| Err(io::Error::other("the download was given up")))?;
+        while self.now.is_empty()
+            && let Some(slice) = self.slices.front_mut()
+        {
+            if slice.left == 0 {
+                self.slices.pop_front();
+                self.ask_ahead();
+                continue;
+            }
+            let piece = slice.pieces.blocking_recv();
+            self.now = piece.unwrap_or_else(|| Err(io::Error::other("the download was given up")))?;
+            slice.left -= self.now.len() as u64;
         }
         let count = buffer.len().min(self.now.len());
         buffer[..count].copy_from_slice(&self.now.split_to(count));
-        self.left -= count as u64;
         Ok(count)
     }
 }

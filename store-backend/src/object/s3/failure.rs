@@ -67,7 +67,6 @@ where
         let (count, seconds) = (tries.count(), tries.seconds());
         (kind, if count > 1 { format!("{why} (tried {count} times in {seconds} s)") } else { why })
     };
-    let words = |failure: &Failure<E>| chain(failure);
     let Some(response) = failure.raw_response() else {
         let last = tries.last();
         return match failure {
@@ -80,9 +79,9 @@ where
                 again(ErrorKind::TimedOut, why)
             }
             SdkError::ConstructionFailure(_) => {
-                (ErrorKind::Other, format!("there are no usable credentials: {}", words(failure)))
+                (ErrorKind::Other, format!("there are no usable credentials: {}", chain(failure)))
             }
-            _ => again(ErrorKind::NotConnected, format!("the provider cannot be reached: {}: {CHECK}", words(failure))),
+            _ => again(ErrorKind::NotConnected, format!("the provider cannot be reached: {}: {CHECK}", chain(failure))),
         };
     };
     let status = response.status().as_u16();
@@ -131,7 +130,7 @@ where
         (_, 429 | 500..) => {
             return again(ErrorKind::ResourceBusy, format!("the provider answers {status} {code}{said}"));
         }
-        _ => return again(ErrorKind::Other, format!("the provider answers {status} {code}: {}", words(failure))),
+        _ => return again(ErrorKind::Other, format!("the provider answers {status} {code}: {}", chain(failure))),
     };
     (ErrorKind::Other, format!("{advice}{said}"))
 }

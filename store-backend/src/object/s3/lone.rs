@@ -91,7 +91,7 @@ impl Lone {
 
     /// Returns how long a request of this process's that was not answered may still be at work.
     pub(super) fn settles(&self) -> Duration {
-        self.lease.lasts / RENEWALS
+        self.lease.settles()
     }
 
     /// Gives the lease back.
@@ -108,6 +108,10 @@ impl Drop for Lone {
 }
 
 impl Lease {
+    fn settles(&self) -> Duration {
+        self.lasts / RENEWALS
+    }
+
     async fn take(bucket: &Bucket) -> Result<Arc<Self>, ObjectError> {
         let lasts = bucket.0.patience.lease;
         let key = Key::new(LEASE).expect("it is one");
@@ -115,7 +119,7 @@ impl Lease {
         let holder = Holder { nonce: nonce(), host, process: Process::own(), renewed: 0 };
         let state = Mutex::new(State::Held { until: Instant::now() });
         let lease = Arc::new(Self { bucket: bucket.clone(), key, holder, lasts, state });
-        let settles = lasts / RENEWALS;
+        let settles = lease.settles();
         for _ in 0..STARTS {
             lease.watch().await?;
             let begun = Instant::now();
@@ -151,7 +155,7 @@ impl Lease {
         tracing::warn!(host = found.host, process = %found.process, "a lease is there: watching it for {seconds} s");
         let begun = Instant::now();
         while begun.elapsed() < self.lasts {
-            tokio::time::sleep(self.lasts / RENEWALS / 2).await;
+            tokio::time::sleep(self.settles() / 2).await;
             match self.read().await? {
                 None => return Ok(()),
                 Some((_, now)) if now == etag => {}
@@ -164,7 +168,7 @@ impl Lease {
 
     async fn renew(self: Arc<Self>) {
         for count in 1.. {
-            tokio::time::sleep(self.lasts / RENEWALS).await;
+            tokio::time::sleep(self.settles()).await;
             let begun = Instant::now();
             let renewed = match self.read().await {
                 Ok(Some((found, _))) if found.nonce == self.holder.nonce => self.write(count).await,

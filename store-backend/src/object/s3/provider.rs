@@ -15,9 +15,10 @@ use verifier::Timestamp;
 
 use super::failure::{failed, status};
 use super::tries::Tries;
-use super::{Bucket, now};
+use super::{Bucket, under};
+use crate::clock::now;
 use crate::nonce::nonce;
-use crate::object::{Etag, Key, ObjectError, ObjectStore as _};
+use crate::object::{Condition, Etag, Key, ObjectError, ObjectStore as _, PROBES};
 
 /// Where the answer is kept.
 const ANSWER: &str = "quorum/provider";
@@ -60,13 +61,6 @@ struct Answer {
     tested: Timestamp,
 }
 
-/// When a write is to take place.
-#[derive(Debug, Clone)]
-enum When {
-    Absent,
-    Matches(String),
-}
-
 /// Why a test says nothing.
 enum Inconclusive {
     /// A write was refused, but perhaps because an earlier attempt at it was not: its answer was lost.
@@ -105,7 +99,7 @@ impl Bucket {
     async fn provider(&self) -> Result<String, ObjectError> {
         let place = format!("s3://{}", self.name());
         let tries = Tries::of("reach", &place);
-        let request = self.client().list_objects_v2().bucket(self.name()).prefix("quorum/provider").max_keys(1);
+        let request = self.client().list_objects_v2().bucket(self.name()).prefix(ANSWER).max_keys(1);
         let answer = request.customize().interceptor(tries.clone()).send().await;
         answer.map_err(|error| failed("reach", &place, &tries, &error))?;
         let endpoint = self.0.location.endpoint.as_deref().unwrap_or("AWS");
@@ -115,7 +109,7 @@ impl Bucket {
     async fn test_conditions(&self) -> Result<Conditions, ObjectError> {
         for _ in 0..STARTS {
             let keys: Vec<Key> = (0..RACES + 2)
-                .map(|_| Key::new(format!("quorum/probe/{}", nonce())).expect("nonces are made of a key's characters"))
+                .map(|_| Key::new(format!("{PROBES}{}", nonce())).expect("nonces are made of a key's characters"))
                 .collect();
             let tested = self.test_with(&keys).await;
             for key in &keys {
@@ -137,33 +131,33 @@ impl Bucket {
     async fn test_with(&self, keys: &[Key]) -> Result<Conditions, Inconclusive> {
         let [one, missing, races @ ..] = keys else { return Ok(Conditions::Ignored) };
         // One after the other.
-        let Some(first) = self.write_if(one, When::Absent, "one", Duration::ZERO).await? else {
+        let Some(first) = self.write_if(one, Condition::Absent, "one", Duration::ZERO).await? else {
             return Ok(Conditions::Ignored);
         };
-        if self.write_if(one, When::Absent, "two", Duration::ZERO).await?.is_some() {
+        if self.write_if(one, Condition::Absent, "two", Duration::ZERO).await?.is_some() {
             return Ok(Conditions::Ignored);
         }
-        let Some(second) = self.write_if(one, When::Matches(first.clone()), "three", Duration::ZERO).await? else {
+        let Some(second) = self.write_if(one, Condition::Matches(first.clone()), "three", Duration::ZERO).await? else {
             return Ok(Conditions::Ignored);
         };
-        if self.write_if(one, When::Matches(first), "four", Duration::ZERO).await?.is_some() {
+        if self.write_if(one, Condition::Matches(first), "four", Duration::ZERO).await?.is_some() {
             return Ok(Conditions::Ignored);
         }
         let found = self.get(one, 16).await?;
-        if found.is_none_or(|found| (&found.bytes[..], &found.version.etag.0) != (b"three", &second)) {
+        if found.is_none_or(|found| (&found.bytes[..], &found.version.etag) != (b"three", &second)) {
             return Ok(Conditions::Ignored);
         }
         // What replaces something has to find it.
-        if self.write_if(missing, When::Matches(second), "five", Duration::ZERO).await?.is_some() {
+        if self.write_if(missing, Condition::Matches(second), "five", Duration::ZERO).await?.is_some() {
             return Ok(Conditions::Ignored);
         }
         // All at once: each begins, and none ends before all have begun.
         for race in races {
-            let created = self.race(race, &When::Absent).await?;
+            let created = self.race(race, &Condition::Absent).await?;
             let [Some(etag)] = &created.iter().filter(|won| won.is_some()).collect::<Vec<_>>()[..] else {
                 return Ok(Conditions::LoseRaces);
             };
-            let swapped = self.race(race, &When::Matches(etag.clone())).await?;
+            let swapped = self.race(race, &Condition::Matches(etag.clone())).await?;
             if swapped.iter().flatten().count() != 1 {
                 return Ok(Conditions::LoseRaces);
             }
@@ -171,7 +165,7 @@ impl Bucket {
         Ok(Conditions::Hold)
     }
 
-    async fn race(&self, key: &Key, when: &When) -> Result<Vec<Option<String>>, Inconclusive> {
+    async fn race(&self, key: &Key, when: &Condition) -> Result<Vec<Option<Etag>>, Inconclusive> {
         let racers = (0..RACERS).map(|number| async move {
             let text = format!("{} {number}", nonce());
             self.write_if(key, when.clone(), &text, PAUSE).await
@@ -183,17 +177,14 @@ impl Bucket {
     async fn write_if(
         &self,
         key: &Key,
-        when: When,
+        when: Condition,
         text: &str,
         pause: Duration,
-    ) -> Result<Option<String>, Inconclusive> {
+    ) -> Result<Option<Etag>, Inconclusive> {
         let place = self.place(key.as_str());
         let tries = Tries::of("test a conditional write of", &place);
         let request = self.client().put_object().bucket(self.name()).key(key.as_str());
-        let request = match when {
-            When::Absent => request.if_none_match("*"),
-            When::Matches(etag) => request.if_match(etag),
-        };
+        let request = under(request, &when);
         let body = if pause.is_zero() {
             ByteStream::from(Bytes::copy_from_slice(text.as_bytes()))
         } else {
@@ -202,7 +193,7 @@ impl Bucket {
         let length = i64::try_from(text.len()).unwrap_or(i64::MAX);
         let request = request.content_length(length).body(body);
         match request.customize().interceptor(tries.clone()).send().await {
-            Ok(answer) => Ok(answer.e_tag().map(str::to_owned)),
+            Ok(answer) => Ok(answer.e_tag().map(Etag::new)),
             // 400 and 501: it knows no conditions, and says so.
             Err(error) if matches!(status(&error), Some(400 | 404 | 409 | 412 | 501)) => {
                 // Where an attempt went astray, the next one found what it had done, or what others did meanwhile.
