@@ -16,7 +16,7 @@ pub(crate) use binary_cache::{
     EVIDENCE, MAX_NARINFO, MAX_RECORD, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
 };
 pub use daemon::Daemon;
-pub use nar::{NarRead, NarReadError, NarStream};
+pub use nar::{NarReadError, NarStream};
 pub use place::{Place, PlaceError};
 pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

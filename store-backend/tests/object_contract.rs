@@ -111,7 +111,7 @@ async fn what_is_not_there_is_none(place: &dyn Place) {
 
 async fn what_was_put_is_read_back_by_everybody(place: &dyn Place) {
     let (store, other) = (place.open().await, place.open().await);
-    for (number, size) in [0, 1, 7, 4096, (128 << 10) - 1, 1 << 20].into_iter().enumerate() {
+    for (number, size) in [0, 1, 7, 4096, (128 << 10) - 1, 1 << 20, 4 << 20, (21 << 20) + 1].into_iter().enumerate() {
         let bytes = noise(number as u64, size);
         let name = format!("folder/{number}");
         let etag = create(&store, &name, bytes.clone()).await;
@@ -121,7 +121,9 @@ async fn what_was_put_is_read_back_by_everybody(place: &dyn Place) {
         assert_eq!((metadata.size, &metadata.version.etag), (size as u64, &etag));
         let (metadata, _) = other.open(&key(&name), 0).await.expect("no error").expect("it is there");
         assert_eq!((metadata.size, &metadata.version.etag), (size as u64, &etag));
-        assert_eq!(read_from(&other, &name, 0).await, bytes);
+        for from in [0, size / 3, size] {
+            assert!(read_from(&other, &name, from as u64).await == bytes[from..], "{size} bytes from {from}");
+        }
     }
 }
 
@@ -285,19 +287,30 @@ async fn read_from_if_there(store: &Store, name: &str) -> Option<(u64, Vec<u8>)>
     Some((metadata.size, read.await.expect("it ends").expect("it can be read")))
 }
 
-async fn who_reads_an_object_reads_that_version_to_its_end(place: &dyn Place) {
+/// A large one may break off where it comes in slices.
+async fn who_reads_an_object_reads_that_version_or_learns_that_it_is_gone(place: &dyn Place) {
     let store = place.open().await;
-    let bytes = noise(3, 1 << 20);
-    let etag = create(&store, "object", bytes.clone()).await;
-    let (_, mut reader) = store.open(&key("object"), 0).await.expect("no error").expect("it is there");
-    assert!(matches!(put(&store, "object", Condition::Matches(etag), "other").await, Put::Stored(_)));
-    let found = store.head(&key("object")).await.expect("no error").expect("it is there");
-    assert!(store.delete(&key("object"), &found.version.etag).await.expect("no error"));
-    let read = tokio::task::spawn_blocking(move || {
-        let mut read = Vec::new();
-        reader.read_to_end(&mut read).map(|_| read)
-    });
-    assert_eq!(read.await.expect("it ends").expect("it can be read"), bytes);
+    for (size, other) in [(1 << 20, noise(4, 5)), (40 << 20, noise(4, 40 << 20))] {
+        let bytes = noise(3, size);
+        let etag = create(&store, "object", bytes.clone()).await;
+        let (_, mut reader) = store.open(&key("object"), 0).await.expect("no error").expect("it is there");
+        assert!(matches!(put(&store, "object", Condition::Matches(etag), other).await, Put::Stored(_)));
+        let begin = tokio::task::spawn_blocking(move || {
+            let mut read = vec![0; 1 << 20];
+            reader.read_exact(&mut read).map(|()| (reader, read))
+        });
+        let (mut reader, mut read) = begin.await.expect("it ends").expect("it begins");
+        let found = store.head(&key("object")).await.expect("no error").expect("it is there");
+        assert!(store.delete(&key("object"), &found.version.etag).await.expect("no error"));
+        let rest = tokio::task::spawn_blocking(move || reader.read_to_end(&mut read).map(|_| read));
+        match rest.await.expect("it ends") {
+            Ok(read) => assert!(read == bytes, "{size} bytes are those of one version"),
+            Err(error) => {
+                assert!(size > 4 << 20, "{error}");
+                assert!(error.to_string().contains("it was deleted or replaced while it was read"), "{error}");
+            }
+        }
+    }
 }
 
 async fn objects_become_visible_stage_by_stage(place: &dyn Place) {
@@ -613,7 +626,7 @@ contract! {
         every_write_makes_another_version,
         a_condition_that_does_not_hold_changes_nothing,
         an_object_is_whole_or_not_there_whoever_replaces_it,
-        who_reads_an_object_reads_that_version_to_its_end,
+        who_reads_an_object_reads_that_version_or_learns_that_it_is_gone,
         objects_become_visible_stage_by_stage,
         an_upload_is_visible_once_it_is_published,
         an_upload_that_is_dropped_leaves_nothing,

@@ -18,12 +18,16 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use rustix::pipe::fcntl_setpipe_size;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
 /// The relay's word: "nqrelay1", little-endian. No client of Nix begins with it.
 const HANDOVER: [u8; 8] = *b"nqrelay1";
+
+/// Bytes of an answer that may wait in a pipe for the client, so that neither waits for the other to be woken.
+const ROOM: usize = 256 << 10;
 
 /// The gate's answers, words like all others.
 const TAKEN: [u8; 8] = 1_u64.to_le_bytes();
@@ -123,6 +127,8 @@ fn reopen(pipes: &[OwnedFd]) -> io::Result<(Receiver, Sender)> {
     }
     let input = open(input, OpenOptions::new().read(true))?;
     let output = open(output, OpenOptions::new().write(true))?;
+    // It works without: there is a limit to how much a user's pipes may hold.
+    let _as_it_was = fcntl_setpipe_size(&output, ROOM);
     Ok((Receiver::from_file(input)?, Sender::from_file(output)?))
 }
 

@@ -1,6 +1,6 @@
 //! Reading NARs: decompressed, hashed, and never handed out to the end before the hash is known to be right.
 
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf as _, Bytes};
@@ -64,30 +64,71 @@ pub enum NarReadError {
     Object(#[from] ObjectError),
 }
 
-/// What a NAR stream yields.
-pub type NarRead = Result<Bytes, NarReadError>;
-
-/// A NAR on its way out. The last block comes only when the whole has been hashed and is right: who gets no last block
-/// has no NAR.
-pub struct NarStream(Blocks);
+/// A NAR on its way out. One thread decompresses; whoever asks for the blocks hashes them. The last block comes only when the
+/// whole has been hashed and is right: who gets no last block has no NAR.
+pub struct NarStream {
+    key: Key,
+    expected: NarHash,
+    expected_size: u64,
+    blocks: Blocks,
+    sha256: Sha256,
+    size: u64,
+    /// Hashed, and not handed out yet.
+    held: Option<Bytes>,
+}
 
 enum Blocks {
     /// A small NAR, whole.
     One(Option<Bytes>),
     /// A large one, from the thread that reads it.
-    Many(mpsc::Receiver<NarRead>),
+    Many(mpsc::Receiver<io::Result<Bytes>>),
 }
 
 impl NarStream {
+    fn new(key: Key, info: &PathInfo, blocks: Blocks) -> Self {
+        let (expected, expected_size) = (info.nar_hash, info.nar_size);
+        Self { key, expected, expected_size, blocks, sha256: Sha256::new(), size: 0, held: None }
+    }
+
     /// Returns the next block; none after the last.
     ///
     /// # Errors
     /// When the NAR is damaged or cannot be read. Nothing more comes after that.
     pub async fn next(&mut self) -> Result<Option<Bytes>, NarReadError> {
-        match &mut self.0 {
-            Blocks::One(block) => Ok(block.take()),
-            Blocks::Many(blocks) => blocks.recv().await.transpose(),
+        loop {
+            let block = match &mut self.blocks {
+                Blocks::One(block) => block.take(),
+                Blocks::Many(blocks) => blocks.recv().await.transpose().map_err(|source| self.unreadable(source))?,
+            };
+            let Some(block) = block else {
+                self.check()?;
+                return Ok(self.held.take());
+            };
+            self.sha256.update(&block);
+            self.size += block.len() as u64;
+            if self.size > self.expected_size {
+                self.check()?;
+            }
+            if let Some(before) = self.held.replace(block) {
+                return Ok(Some(before));
+            }
         }
+    }
+
+    /// Says whether what was read is the NAR that was vouched for.
+    fn check(&mut self) -> Result<(), NarReadError> {
+        let found = NarHash::from_sha256(self.sha256.clone().finalize().into());
+        if self.size == self.expected_size && found == self.expected {
+            return Ok(());
+        }
+        (self.blocks, self.held) = (Blocks::One(None), None);
+        let (key, expected, expected_size) = (self.key.clone(), self.expected, self.expected_size);
+        Err(NarReadError::Mismatch { key, expected, found, expected_size, found_size: self.size })
+    }
+
+    fn unreadable(&mut self, source: io::Error) -> NarReadError {
+        (self.blocks, self.held) = (Blocks::One(None), None);
+        NarReadError::Unreadable { key: self.key.clone(), source }
     }
 }
 
@@ -117,8 +158,9 @@ impl BinaryCache {
     /// As [`Self::nar`].
     pub(crate) async fn nar_of(&self, info: &PathInfo, read: Option<Object>) -> Result<NarStream, NarReadError> {
         let key = nar_key(&info.nar_hash);
-        let (expected, expected_size) = (info.nar_hash, info.nar_size);
-        if expected_size <= SMALL {
+        // One byte more than there should be is enough to know that there is too much.
+        let at_most = info.nar_size.saturating_add(1);
+        if info.nar_size <= SMALL {
             let read = match read {
                 Some(read) => Some(read),
                 None => self.small_nar(info).await?,
@@ -126,35 +168,23 @@ impl BinaryCache {
             let Some(compressed) = read else {
                 return Err(NarReadError::Missing { key });
             };
-            let compressed = Box::new(compressed.bytes.reader());
-            let mut whole = Vec::with_capacity(expected_size as usize);
-            let mut keep = |block: Bytes| {
-                whole.extend_from_slice(&block);
-                Listening::Yes
+            let mut whole = Vec::with_capacity(at_most as usize);
+            let decoder = decoder(compressed.bytes.reader());
+            return match decoder.and_then(|decoder| decoder.take(at_most).read_to_end(&mut whole)) {
+                Ok(_) => Ok(NarStream::new(key, info, Blocks::One(Some(whole.into())))),
+                Err(source) => Err(NarReadError::Unreadable { key, source }),
             };
-            pass(compressed, &key, expected, expected_size, &mut keep)?;
-            return Ok(NarStream(Blocks::One(Some(whole.into()))));
         }
         let Some((_, compressed)) = self.objects().open(&key, 0).await? else {
             return Err(NarReadError::Missing { key });
         };
-        let (blocks, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(WAITING);
         tokio::task::spawn_blocking(move || {
-            let mut held: Option<Bytes> = None;
-            // Blocks are sent one behind: the last one stays here until it is known that all is well.
-            let mut send = |block: Bytes| {
-                let sent = held.replace(block).map_or(Ok(()), |before| blocks.blocking_send(Ok(before)));
-                if sent.is_ok() { Listening::Yes } else { Listening::No }
-            };
-            let read = pass(compressed, &key, expected, expected_size, &mut send);
-            let last = match read {
-                Ok(Listening::Yes) => held.map(Ok),
-                Ok(Listening::No) => None,
-                Err(error) => Some(Err(error)),
-            };
-            let _nobody_waits = last.map(|last| blocks.blocking_send(last));
+            if let Err(error) = decompress(compressed, at_most, &sender) {
+                let _nobody_waits = sender.blocking_send(Err(error));
+            }
         });
-        Ok(NarStream(Blocks::Many(receiver)))
+        Ok(NarStream::new(key, info, Blocks::Many(receiver)))
     }
 
     /// Says how many bytes the object of a NAR has; none if there is none.
@@ -164,13 +194,6 @@ impl BinaryCache {
     pub async fn nar_file(&self, nar_hash: &NarHash) -> Result<Option<Metadata>, StoreError> {
         Ok(self.objects().head(&nar_key(nar_hash)).await?)
     }
-}
-
-/// Whether anybody still wants the blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listening {
-    Yes,
-    No,
 }
 
 /// Memory of blocks that were sent, to be used again: what the system hands out anew it has to clear first.
@@ -206,43 +229,27 @@ impl Drop for Block {
     }
 }
 
-/// Decompresses and hashes a NAR, handing on each block. That it is right is known only when this returns so.
-fn pass(
-    compressed: Box<dyn Read + Send>,
-    key: &Key,
-    expected: NarHash,
-    expected_size: u64,
-    hand_on: &mut impl FnMut(Bytes) -> Listening,
-) -> Result<Listening, NarReadError> {
-    let unreadable = |source| NarReadError::Unreadable { key: key.clone(), source };
-    let mut decoder = zstd::stream::read::Decoder::new(compressed).map_err(unreadable)?;
-    decoder.window_log_max(WINDOW_LOG_MAX).map_err(unreadable)?;
-    let mut sha256 = Sha256::new();
-    let mut size = 0;
+/// Decompresses at most so many bytes of a NAR, as long as anybody takes the blocks.
+fn decompress(compressed: impl Read, at_most: u64, blocks: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    let mut decoder = decoder(compressed)?;
     let spare = Spare::default();
+    let mut left = at_most;
     loop {
-        // One byte more than there should be is enough to know that there is too much.
-        let room = BLOCK.min(usize::try_from(expected_size - size).unwrap_or(BLOCK).saturating_add(1));
+        let room = BLOCK.min(usize::try_from(left).unwrap_or(BLOCK));
         let mut block = Block::of(room, &spare);
-        let filled = fill(&mut decoder, &mut block.memory[..room]).map_err(unreadable)?;
-        block.filled = filled;
-        sha256.update(&block);
-        size += filled as u64;
-        let ended = filled < room;
-        if size > expected_size || ended {
-            let found = NarHash::from_sha256(sha256.clone().finalize().into());
-            if size != expected_size || found != expected {
-                let key = key.clone();
-                return Err(NarReadError::Mismatch { key, expected, found, expected_size, found_size: size });
-            }
-        }
-        if filled > 0 && hand_on(Bytes::from_owner(block)) == Listening::No {
-            return Ok(Listening::No);
-        }
-        if ended {
-            return Ok(Listening::Yes);
+        block.filled = fill(&mut decoder, &mut block.memory[..room])?;
+        left -= block.filled as u64;
+        let ended = block.filled < room || left == 0;
+        if block.filled > 0 && blocks.blocking_send(Ok(Bytes::from_owner(block))).is_err() || ended {
+            return Ok(());
         }
     }
+}
+
+fn decoder<R: Read>(compressed: R) -> io::Result<zstd::stream::read::Decoder<'static, BufReader<R>>> {
+    let mut decoder = zstd::stream::read::Decoder::new(compressed)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(decoder)
 }
 
 /// Reads until the buffer is full or the source ends; returns how much came.

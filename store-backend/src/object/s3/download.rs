@@ -23,10 +23,10 @@ use crate::object::{Key, Metadata, ObjectError, ObjectStore as _};
 const SLICE: u64 = 4 << 20;
 
 /// Slices of one object that are on their way at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 6;
 
 /// Slices of all objects that may be kept until somebody reads them, beside the one of each that is being read.
-pub(super) const KEPT: usize = 12;
+pub(super) const KEPT: usize = 15;
 
 /// Pieces of a slice that wait for a slow reader. One is what a socket gave, tens of kilobytes.
 const WAITING: usize = 16;
