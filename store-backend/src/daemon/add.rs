@@ -170,7 +170,9 @@ where
     /// Sends a NAR. Its last block comes only once its hash is known to be right; the first one decides whether the answer
     /// begins at all, so that a small NAR that is damaged is an error in words. A larger one can only be cut off.
     pub(super) async fn nar_from_path(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        self.gate.view().read_nars_ahead(self.ahead.after(path));
+        if let Some(ahead) = &mut self.ahead {
+            self.gate.view().read_nars_ahead(ahead.after(path));
+        }
         let mut nar = self.gate.view().nar(path).await?;
         let mut block = nar.next().await.map_err(GateError::from)?;
         Message::Last.write(&mut self.writer);

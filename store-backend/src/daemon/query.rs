@@ -50,7 +50,9 @@ where
         Message::Last.write(&mut self.writer);
         self.writer.put_flag(info.is_some());
         if let Some(info) = info {
-            self.ahead.note_info(&info);
+            if let Some(ahead) = &mut self.ahead {
+                ahead.note_info(&info);
+            }
             write_unkeyed_path_info(&mut self.writer, self.gate.cache().store_dir(), &info);
         }
         Ok(())

@@ -46,7 +46,8 @@ pub(super) struct Session<R, W> {
     pub(super) greeting: Greeting,
     pub(super) reader: In<R>,
     pub(super) writer: Writer<W>,
-    pub(super) ahead: Ahead,
+    /// None where reading ahead gains nothing.
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// Serves a client until it goes.
@@ -64,7 +65,8 @@ where
     let greeting = greet_client(&mut reader, &mut writer, DAEMON_VERSION, peer.trust);
     let greeting = tokio::time::timeout(GREETING, greeting).await.map_err(|_| WireError::Stalled(GREETING))??;
     tracing::debug!(version = %greeting.version, by = peer.uploader.0, "connected");
-    Session { gate, peer, greeting, reader, writer, ahead: Ahead::default() }.run().await
+    let ahead = gate.view().reads_ahead().then(Ahead::default);
+    Session { gate, peer, greeting, reader, writer, ahead }.run().await
 }
 
 impl<R, W> Session<R, W>

@@ -247,7 +247,7 @@ impl Gate {
         let rendered = || self.cache.store_dir().render_path(path);
         let there = self.existing_nar(record.info()).await?.ok_or_else(|| GateError::Contended(rendered()))?;
         for _ in 0..ATTEMPTS {
-            let Some((mut record, etag)) = self.cache.record(path, &fingerprint.digest()).await? else {
+            let Some((mut record, version)) = self.cache.record(path, &fingerprint.digest()).await? else {
                 break;
             };
             if record.nar.file.file_size == there.file_size {
@@ -255,7 +255,7 @@ impl Gate {
             }
             record.nar.file = there.clone();
             let key = record_key(path, &fingerprint.digest());
-            let draft = Draft::of_bytes(key, Condition::Matches(etag), record.to_bytes());
+            let draft = Draft::of_bytes(key, Condition::Matches(version.etag), record.to_bytes());
             if self.cache.objects().publish(vec![draft]).await?.iter().all(|put| matches!(put, Put::Stored(_))) {
                 return self.refresh(path, fingerprint, None).await;
             }
@@ -324,7 +324,7 @@ impl Gate {
     ) -> Result<Option<Record>, GateError> {
         let digest = evidence.fingerprint().digest();
         for _ in 0..ATTEMPTS {
-            let Some((mut record, etag)) = self.cache.record(path, &digest).await? else {
+            let Some((mut record, version)) = self.cache.record(path, &digest).await? else {
                 return Ok(None);
             };
             if let Some(read) = read {
@@ -335,7 +335,7 @@ impl Gate {
                 return Ok(Some(record));
             }
             let key = record_key(path, &digest);
-            let draft = Draft::of_bytes(key, Condition::Matches(etag), record.to_bytes());
+            let draft = Draft::of_bytes(key, Condition::Matches(version.etag), record.to_bytes());
             let put = self.cache.objects().publish(vec![draft]).await?;
             self.note_write(path);
             if put.iter().all(|put| matches!(put, Put::Stored(_))) {

@@ -11,7 +11,7 @@ use super::announcement::{Announcement, Touched, announce_upload};
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, Uploader};
 use crate::clock::now;
-use crate::object::{Condition, Etag};
+use crate::object::{Condition, Etag, Version};
 use crate::store::{FileFacts, Record, State};
 
 /// Records that are read at once.
@@ -94,7 +94,7 @@ impl Commit {
 
     /// Returns what is kept of a path already. Where there was no narinfo there is hardly any evidence: a crash's leftover, which
     /// is found when it is written.
-    async fn stored(&self, ready: &Ready) -> Result<Option<(Record, Etag)>, GateError> {
+    async fn stored(&self, ready: &Ready) -> Result<Option<(Record, Version)>, GateError> {
         let Offered { info, fingerprint, replaces, .. } = &ready.offered;
         if replaces.is_none() {
             return Ok(None);
@@ -107,7 +107,7 @@ impl Commit {
     async fn prepare(
         &self,
         ready: Ready,
-        stored: Option<(Record, Etag)>,
+        stored: Option<(Record, Version)>,
         here: &HashSet<StorePath>,
     ) -> Result<Prepared, GateError> {
         let gate = &self.gate;
@@ -118,9 +118,9 @@ impl Commit {
         }
         let brought = gate.weigh_claims(&offered.fingerprint, offered.info.signatures.iter());
         let (mut record, condition) = match stored {
-            Some((mut record, etag)) => {
+            Some((mut record, version)) => {
                 record.read_again(verified.info(), verified.nar().clone());
-                (record, Condition::Matches(etag))
+                (record, Condition::Matches(version.etag))
             }
             None => {
                 let state = State::Admitted { since: now() };

@@ -1,8 +1,10 @@
-//! What the gate saw of its store a moment ago, where asking again takes a request over a network.
+//! What the gate saw of its store a moment ago: a client asks for a path's info, and then for its bytes; it asks which of some
+//! paths are valid, and then offers those that are not. Nothing is admitted or deleted by what is known from here, and what this
+//! gate writes it forgets.
 //!
-//! A client asks for a path's info, and then for its bytes; it asks which of some paths are valid, and then offers those that
-//! are not. Each is looked up once. Nothing is admitted or deleted by what is known from here, and what this gate writes it
-//! forgets: what is remembered can only be behind what other gates did in the last seconds.
+//! Where looking costs little, what was read is used again only while the objects that it was read from are the same. Where it
+//! takes a request over a network, each is looked up once, and what is remembered can be behind what other gates did in the
+//! last seconds.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, Semaphore};
 use verifier::StorePath;
 
-use crate::object::{Object, Version};
-use crate::store::{BinaryCache, Record, StoreError, hash_part_of};
+use crate::object::{Key, Object, Version};
+use crate::store::{BinaryCache, Record, StoreError, hash_part_of, narinfo_key, record_key};
 
 /// Most paths that are remembered, and most that are known to be missing: some KB each, and some hundred bytes.
 const MOST: usize = 2_000;
@@ -38,9 +40,16 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    records: HashMap<StorePath, Slot<Found>>,
+    records: HashMap<StorePath, Slot<Read>>,
     absent: HashMap<StorePath, Instant>,
     nars: HashMap<StorePath, Slot<Object>>,
+}
+
+/// A record that was read, under the versions of the two objects that it was read from.
+#[derive(Clone)]
+struct Read {
+    found: Found,
+    evidence: (Key, Version),
 }
 
 /// Something that was read, or is being read.
@@ -74,7 +83,7 @@ impl Recent {
     }
 
     /// Returns the slot of a path, and whether it was there.
-    fn slot(&self, path: &StorePath) -> (Slot<Found>, bool) {
+    fn slot(&self, path: &StorePath) -> (Slot<Read>, bool) {
         let mut state = self.state();
         if let Some(slot) = state.records.get(path).filter(|slot| slot.asked.elapsed() < self.0.lasts) {
             return (slot.clone(), true);
@@ -97,19 +106,29 @@ impl Recent {
         path: &StorePath,
         version: Option<&Version>,
     ) -> Result<Option<Found>, StoreError> {
-        if self.0.lasts.is_zero() {
-            return read(cache, path).await;
-        }
-        let (slot, _) = self.slot(path);
+        let slot = if self.0.lasts.is_zero() { self.unchanged(cache, path).await? } else { self.slot(path).0 };
         match fill(&slot, cache, path).await {
-            Ok(found) if version.is_none_or(|version| *version == found.1) => return Ok(Some(found)),
+            Ok(Read { found, .. }) if version.is_none_or(|version| *version == found.1) => return Ok(Some(found)),
             Ok(_) => self.forget(path),
             Err(unread) => {
                 self.forget(path);
                 return unread.map_or(Ok(None), Err);
             }
         }
-        read(cache, path).await
+        Ok(read(cache, path).await?.map(|read| read.found))
+    }
+
+    /// Returns the slot of a path: a new one if what was read for the last is no longer what is there.
+    async fn unchanged(&self, cache: &BinaryCache, path: &StorePath) -> Result<Slot<Read>, StoreError> {
+        let slot = self.state().records.get(path).cloned();
+        if let Some(slot) = slot
+            && let Some(Read { found: (_, version), evidence: (key, evidence) }) = slot.content.get()
+            && is_still(cache, &narinfo_key(path), version).await?
+            && is_still(cache, key, evidence).await?
+        {
+            return Ok(slot);
+        }
+        Ok(self.slot(path).0)
     }
 
     /// Reads the records of paths that somebody will probably ask for next.
@@ -191,8 +210,13 @@ impl Recent {
     }
 }
 
+/// Whether an object is still this version.
+async fn is_still(cache: &BinaryCache, key: &Key, version: &Version) -> Result<bool, StoreError> {
+    Ok(cache.objects().head(key).await?.is_some_and(|there| there.version == *version))
+}
+
 /// Waits until a slot is filled, by whoever does it. The error says why it is not; none where there is nothing to fill it with.
-async fn fill(slot: &Slot<Found>, cache: &BinaryCache, path: &StorePath) -> Result<Found, Option<StoreError>> {
+async fn fill(slot: &Slot<Read>, cache: &BinaryCache, path: &StorePath) -> Result<Read, Option<StoreError>> {
     let read = || async { read(cache, path).await.map_err(Some)?.ok_or(None) };
     slot.content.get_or_try_init(read).await.cloned()
 }
@@ -213,7 +237,7 @@ async fn fill_nar(
 
 /// Reads the record that a path's narinfo points to, by its own fingerprint. A narinfo without one is not ours: no gate
 /// admitted it.
-async fn read(cache: &BinaryCache, path: &StorePath) -> Result<Option<Found>, StoreError> {
+async fn read(cache: &BinaryCache, path: &StorePath) -> Result<Option<Read>, StoreError> {
     let Some(narinfo) = cache.narinfo(&hash_part_of(path)).await? else {
         return Ok(None);
     };
@@ -223,9 +247,11 @@ async fn read(cache: &BinaryCache, path: &StorePath) -> Result<Option<Found>, St
     if narinfo.info.path != *path {
         return Ok(None);
     }
-    let record = cache.record(path, &fingerprint.digest()).await?;
-    if record.is_none() {
+    let digest = fingerprint.digest();
+    let Some((record, version)) = cache.record(path, &digest).await? else {
         tracing::warn!(path = %cache.store_dir().render_path(path), "a narinfo has no evidence: it is not served");
-    }
-    Ok(record.map(|(record, _)| (Arc::new(record), narinfo.version)))
+        return Ok(None);
+    };
+    let evidence = (record_key(path, &digest), version);
+    Ok(Some(Read { found: (Arc::new(record), narinfo.version), evidence }))
 }

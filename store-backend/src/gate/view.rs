@@ -180,6 +180,11 @@ impl<'a> View<'a> {
         Ok(self.gate.cache.nar_of(record.info(), read).await?)
     }
 
+    /// Says whether it is worth while to read what will probably be asked for next.
+    pub fn reads_ahead(&self) -> bool {
+        !self.gate.cache.objects().stays().is_zero()
+    }
+
     /// Reads what is small of the NARs of some paths, that will probably be asked for next.
     pub fn read_nars_ahead(&self, paths: Vec<StorePath>) {
         self.gate.recent.read_nars_ahead(&self.gate.cache, paths);

@@ -234,7 +234,7 @@ impl BinaryCache {
         &self,
         path: &StorePath,
         digest: &FingerprintDigest,
-    ) -> Result<Option<(Record, Etag)>, StoreError> {
+    ) -> Result<Option<(Record, Version)>, StoreError> {
         let key = record_key(path, digest);
         let Some(object) = self.objects.get(&key, MAX_RECORD).await? else {
             return Ok(None);
@@ -244,7 +244,7 @@ impl BinaryCache {
         if record.fingerprint(&self.store_dir).digest() != *digest {
             return Err(damaged(RecordError::Damaged("it is about another fingerprint".into())));
         }
-        Ok(Some((record, object.version.etag)))
+        Ok(Some((record, object.version)))
     }
 
     /// Reads a realisation's object and its version; none if there is none.

@@ -1,9 +1,10 @@
 //! Reading NARs: decompressed, hashed, and never handed out to the end before the hash is known to be right.
 
+use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -168,10 +169,8 @@ impl BinaryCache {
             let Some(compressed) = read else {
                 return Err(NarReadError::Missing { key });
             };
-            let mut whole = Vec::with_capacity(at_most as usize);
-            let decoder = decoder(compressed.bytes.reader());
-            return match decoder.and_then(|decoder| decoder.take(at_most).read_to_end(&mut whole)) {
-                Ok(_) => Ok(NarStream::new(key, info, Blocks::One(Some(whole.into())))),
+            return match decompress_small(&compressed.bytes, at_most) {
+                Ok(whole) => Ok(NarStream::new(key, info, Blocks::One(Some(whole.into())))),
                 Err(source) => Err(NarReadError::Unreadable { key, source }),
             };
         }
@@ -244,6 +243,28 @@ fn decompress(compressed: impl Read, at_most: u64, blocks: &mpsc::Sender<io::Res
             return Ok(());
         }
     }
+}
+
+/// Decompresses at most so many bytes of a small NAR.
+fn decompress_small(compressed: &[u8], at_most: u64) -> io::Result<Vec<u8>> {
+    thread_local! {
+        /// To make one takes a tenth of the time in which it decompresses 100 KB.
+        static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let mut whole = Vec::with_capacity(at_most as usize);
+    let done = DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(decompressor) => decompressor,
+            none => none.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(compressed, &mut whole)
+    });
+    if done.is_err() {
+        // It is damaged, or has more in it than it should: this tells how far it can be read.
+        whole.clear();
+        decoder(compressed)?.take(at_most).read_to_end(&mut whole)?;
+    }
+    Ok(whole)
 }
 
 fn decoder<R: Read>(compressed: R) -> io::Result<zstd::stream::read::Decoder<'static, BufReader<R>>> {
