@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::failure::{failed, is_absent, status};
 use super::tries::{Tries, note_retry};
@@ -163,7 +163,8 @@ impl Download {
             note_retry();
             tracing::warn!(why, "reading on in {}", self.place());
             if breaks > 1 {
-                sleep((PAUSE * (1 << (breaks - 2))).min(patience.total / 8)).await;
+                let pause = (PAUSE * (1 << (breaks - 2))).min(patience.total / 8);
+                sleep_until(deadline.min(Instant::now() + pause)).await;
             }
             self.body = None;
         }
