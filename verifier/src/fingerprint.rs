@@ -1,6 +1,7 @@
 //! The fingerprint: the text that a signature covers, no more and no less.
 
 use std::fmt;
+use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
@@ -52,6 +53,30 @@ impl FingerprintDigest {
         &self.0
     }
 }
+
+impl FromStr for FingerprintDigest {
+    type Err = NoFingerprintDigest;
+
+    /// Reads 64 lower-case hexadecimal digits.
+    fn from_str(text: &str) -> Result<Self, NoFingerprintDigest> {
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Some(byte - b'0'),
+            b'a'..=b'f' => Some(byte - b'a' + 10),
+            _ => None,
+        };
+        let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+            return Err(NoFingerprintDigest);
+        };
+        let bytes = pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?));
+        let bytes: Vec<u8> = bytes.collect::<Option<_>>().ok_or(NoFingerprintDigest)?;
+        Ok(Self(bytes.try_into().map_err(|_| NoFingerprintDigest)?))
+    }
+}
+
+/// A text is not what a fingerprint is called by: whoever wrote it caused it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected the 64 lower-case hexadecimal digits of a SHA-256")]
+pub struct NoFingerprintDigest;
 
 impl fmt::Display for FingerprintDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -6,6 +6,7 @@
 
 mod address;
 mod base64_lenient;
+mod comparison;
 mod evidence;
 mod fingerprint;
 mod git;
@@ -22,8 +23,11 @@ mod time;
 mod verifications;
 
 pub use address::{AddressError, AddressProof, ContentAddress};
+pub use comparison::{
+    Aspect, Change, Difference, Inventory, NarEntry, compare, first_difference, read_files, text_diff,
+};
 pub use evidence::{Claim, Evidence, Judged, Verdict};
-pub use fingerprint::{Fingerprint, FingerprintDigest};
+pub use fingerprint::{Fingerprint, FingerprintDigest, NoFingerprintDigest};
 pub use key::{KeyError, KeyName, PublicKey, SecretKey};
 pub use keyring::{Keyring, KeyringError, Signer, SignerId, TrustedKey, Window};
 pub use minisign::{Administrator, Administrators, AdministratorsError, Endorsement};

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::address::{AddressError, AddressProof};
+use crate::comparison;
 use crate::git::{self, GitError, GitHasher};
 use crate::hash_modulo::ModuloHasher;
 use crate::listing::Listing;
@@ -73,6 +74,29 @@ pub enum NarError {
         git::MAX_WAITING
     )]
     TooManyForGit,
+    /// There are more entries than are kept to compare NARs.
+    #[error(
+        "this NAR has more than {} entries, too many to be compared; unpack both and compare the directories",
+        comparison::MAX_ENTRIES
+    )]
+    TooManyToCompare,
+    /// Paths and the targets of links are longer, all together, than what is kept to compare NARs.
+    #[error(
+        "the paths and link targets of this NAR have more than {} bytes, too many to be compared; unpack both and compare \
+         the directories",
+        comparison::MAX_PATHS
+    )]
+    PathsTooLong,
+}
+
+impl NarError {
+    /// Says whether the archive or its reader is to blame for what stopped the decoder after so many bytes.
+    pub(crate) fn after(offset: u64, source: ArchiveError) -> Self {
+        match source {
+            ArchiveError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => Self::Read { offset, source },
+            source => Self::Malformed { offset, source },
+        }
+    }
 }
 
 /// Which content address to compute while a NAR passes by.
@@ -153,14 +177,7 @@ pub fn digest_nar<R: Read>(reader: R, request: Option<&AddressRequest>) -> Resul
     if let Some(error) = visit.refused.or(reader.refused) {
         return Err(error);
     }
-    if let Err(source) = decoded {
-        return Err(match source {
-            ArchiveError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
-                NarError::Read { offset, source }
-            }
-            source => NarError::Malformed { offset, source },
-        });
-    }
+    decoded.map_err(|source| NarError::after(offset, source))?;
     let (whole, without_offsets) = reader.whole.map(ModuloHasher::finish).unzip();
     let hash = visit.flat.or(whole);
     let address = match (request, visit.git, hash) {
@@ -258,7 +275,7 @@ impl<'a> Visit<'a> {
         if self.entries > MAX_ENTRIES {
             return Err(self.refuse(NarError::TooManyEntries));
         }
-        check_length(name.unwrap_or_default(), MAX_NAME)
+        check_name(name)
     }
 
     /// Notes what is wrong; the error itself only stops the reading.
@@ -296,13 +313,18 @@ fn hash_file(algorithm: HashAlgorithm, contents: &mut impl Read) -> io::Result<N
     }
 }
 
+/// Refuses a name that no Linux file system can keep; the root has none.
+pub(crate) fn check_name(name: Option<&[u8]>) -> Result<(), ArchiveError> {
+    check_length(name.unwrap_or_default(), MAX_NAME)
+}
+
 fn check_length(bytes: &[u8], limit: usize) -> Result<(), ArchiveError> {
     let size = bytes.len() as u64;
     if bytes.len() > limit { Err(ArchiveError::TokenTooLarge { size, limit }) } else { Ok(()) }
 }
 
 /// Refuses what `symlink(2)` would refuse or cut off, so that what lies on a disk would not be what was hashed.
-fn check_target(target: &[u8]) -> Result<(), ArchiveError> {
+pub(crate) fn check_target(target: &[u8]) -> Result<(), ArchiveError> {
     check_length(target, MAX_TARGET)?;
     if target.is_empty() || target.contains(&0) {
         let got = String::from_utf8_lossy(target).into_owned();

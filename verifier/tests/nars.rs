@@ -2,13 +2,11 @@
 
 mod support;
 
-use std::io::{self, Read};
-
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use support::fixture;
 use support::nar::{Tree, any_tree, directory_of, link_to, nested, padding, token, tokens};
-use support::reader::{Broken, Dribble};
+use support::reader::{Broken, Dribble, Wide};
 use support::{cases, vectors};
 use verifier::{AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, NarHash, digest_nar};
 
@@ -304,48 +302,6 @@ fn a_directory_of_thousands_is_read() {
     assert_eq!((digest.nar_hash, digest.nar_size), plain(&nar));
     let listing: serde_json::Value = serde_json::from_slice(&digest.listing.expect("short enough")).expect("JSON");
     assert_eq!(listing["root"]["entries"].as_object().expect("a directory").len(), 20_000);
-}
-
-/// A directory of so many entries, written as it is read: it would not fit into a test's memory.
-struct Wide {
-    left: u32,
-    entry: Vec<u8>,
-    waiting: Vec<u8>,
-    at: usize,
-}
-
-impl Wide {
-    fn new(entries: u32) -> Self {
-        let name = 0_u64.to_be_bytes();
-        let entry: &[&[u8]] = &[b"entry", b"(", b"name", &name, b"node", b"(", b"type", b"directory", b")", b")"];
-        let waiting = tokens(&[b"nix-archive-1", b"(", b"type", b"directory"]);
-        Self { left: entries, entry: tokens(entry), waiting, at: 0 }
-    }
-
-    /// Names the next entry: eight letters that rise.
-    fn push(&mut self) {
-        let letter = |index: u32| b'a' + u8::try_from((u32::MAX - self.left) >> (4 * index) & 15).expect("four bits");
-        let name: [u8; 8] = std::array::from_fn(|index| letter(7 - u32::try_from(index).expect("small")));
-        self.entry[56..64].copy_from_slice(&name);
-        self.waiting.extend_from_slice(&self.entry);
-        self.left -= 1;
-    }
-}
-
-impl Read for Wide {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.waiting.len() && self.left > 0 {
-            (self.waiting, self.at) = (Vec::new(), 0);
-            (0..self.left.min(1000)).for_each(|_| self.push());
-            if self.left == 0 {
-                self.waiting.extend(token(b")"));
-            }
-        }
-        let count = buffer.len().min(self.waiting.len() - self.at);
-        buffer[..count].copy_from_slice(&self.waiting[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
 }
 
 /// Of an archive with a million entries more, the reading stops at the limit.

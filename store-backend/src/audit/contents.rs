@@ -122,9 +122,11 @@ fn complaint(error: &NarError) -> Complaint {
         NarError::NotOneFile(_) | NarError::NoTextHash(_) | NarError::NoGitHash(_) | NarError::NoGitRoot => {
             Complaint::FalseAddress
         }
-        NarError::TooManyEntries | NarError::TooManySelfReferences | NarError::TooManyForGit => {
-            Complaint::Unknown(Code::LimitExceeded)
-        }
+        NarError::TooManyEntries
+        | NarError::TooManySelfReferences
+        | NarError::TooManyForGit
+        | NarError::TooManyToCompare
+        | NarError::PathsTooLong => Complaint::Unknown(Code::LimitExceeded),
     }
 }
 
