@@ -4,9 +4,11 @@ mod demo;
 mod error;
 mod key;
 mod load;
+mod log;
 mod policy;
 mod serve;
 mod settings;
+mod staging;
 mod stdio;
 mod sweep;
 mod verify;
@@ -73,6 +75,17 @@ enum Command {
     /// It may run beside any number of gates: it announces what it is about to delete, looks again, and leaves what somebody
     /// needs by then. Nothing is deleted without --delete.
     Sweep(sweep::Arguments),
+    /// Show what was admitted, refused and changed in a store, when and by whose word; check that the log of it is whole.
+    ///
+    /// Each record carries the hash of the one before it. Gates write one before they make a path visible.
+    Log(log::Arguments),
+    /// Look after what is held until enough builders have signed the same: list it, explain it, compare what conflicts, give it
+    /// up, sign it.
+    ///
+    /// These commands read the store itself, and those that write do what a gate does. Builders need none of them: they copy and
+    /// sign with Nix's own commands, through the gate's staging socket.
+    #[command(subcommand)]
+    Staging(staging::Arguments),
     /// Check policies, or start one.
     #[command(subcommand)]
     Policy(policy::Arguments),
@@ -101,6 +114,8 @@ pub fn run() -> Result<ExitCode, CommandError> {
         Some(Command::Serve(arguments)) => serve::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(arguments),
         Some(Command::Sweep(arguments)) => sweep::run(arguments),
+        Some(Command::Log(arguments)) => log::run(arguments),
+        Some(Command::Staging(arguments)) => staging::run(arguments),
         Some(Command::Policy(arguments)) => policy::run(arguments),
         Some(Command::Key(arguments)) => key::run(arguments),
         None => Err(CommandError::Usage("give a command: nix-quorum --help lists them".into())),

@@ -2,7 +2,9 @@
 
 mod audit;
 mod demo;
+mod log;
 mod progress;
+mod staging;
 mod sweep;
 mod words;
 
@@ -19,7 +21,9 @@ use verifier::{PublicKey, Timestamp};
 
 pub use audit::{Subject, audit};
 pub use demo::{demo_begins, demo_ends, demo_step};
+pub use log::{CheckedLog, checked_log, decisions};
 pub use progress::with_progress;
+pub use staging::{FileDifference, about_to_sign, approved, ask, candidates, difference, dropped, fetched, staged};
 pub use sweep::swept;
 
 use crate::command::{Color, CommandError, USAGE};

@@ -1,5 +1,6 @@
 //! The decision on one path: its evidence, its references and the time, under a policy.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -105,6 +106,7 @@ pub struct Decision {
     verdict: Verdict,
     basis: Basis,
     signers: Vec<Arc<str>>,
+    completers: Vec<Arc<str>>,
     findings: Vec<Finding>,
     next_change: Option<Timestamp>,
 }
@@ -113,8 +115,8 @@ impl Decision {
     /// Makes a refusal for a reason that lies outside the policy, such as contents that do not match.
     #[must_use]
     pub fn refusal(finding: Finding) -> Self {
-        let (signers, findings) = (Vec::new(), vec![finding]);
-        Self { verdict: Verdict::Refuse, basis: Basis::Signatures, signers, findings, next_change: None }
+        let (verdict, basis, findings) = (Verdict::Refuse, Basis::Signatures, vec![finding]);
+        Self { verdict, basis, signers: Vec::new(), completers: Vec::new(), findings, next_change: None }
     }
 
     /// Lowers the verdict to `at_most`, for a reason that then stands before the others; it cannot be raised.
@@ -148,6 +150,12 @@ impl Decision {
     #[must_use]
     pub fn signers(&self) -> &[Arc<str>] {
         &self.signers
+    }
+
+    /// Lists the names of those who have not signed, could, and would bring the path nearer to what is required of it.
+    #[must_use]
+    pub fn completers(&self) -> &[Arc<str>] {
+        &self.completers
     }
 
     /// Lists what was noticed: first what stands in the way, then what is wrong with single signatures.
@@ -252,7 +260,7 @@ impl Policy {
             let message = format!("the policy expired at {}, so nothing new is admitted", rfc3339(over));
             findings.push(Finding::new(Code::PolicyExpired, message));
         }
-        let basis = self.quorum(subject, now, &mut findings);
+        let (basis, shortfalls) = self.quorum(subject, now, &mut findings);
         let before_references = findings.len();
         findings.extend(self.missing_references(subject));
         let signers = subject.evidence.signers();
@@ -269,14 +277,25 @@ impl Policy {
         Decision {
             verdict,
             basis,
-            signers: signers.iter().map(|id| self.keyring.signer(*id).name.clone()).collect(),
+            signers: self.names(signers),
+            completers: self.names(&self.completers(&shortfalls, now)),
             findings,
             next_change: boundaries.into_iter().flatten().filter(|moment| *moment > now).min(),
         }
     }
 
-    /// Adds a finding for the default requirement and for each matching rule that is not met.
-    fn quorum(&self, subject: &Subject<'_>, now: Timestamp, findings: &mut Vec<Finding>) -> Basis {
+    fn names(&self, signers: &BTreeSet<SignerId>) -> Vec<Arc<str>> {
+        signers.iter().map(|id| self.keyring.signer(*id).name.clone()).collect()
+    }
+
+    fn completers(&self, shortfalls: &[Shortfall], now: Timestamp) -> BTreeSet<SignerId> {
+        let lacking = shortfalls.iter().flat_map(Shortfall::lacking);
+        lacking.filter(|id| can_sign(self.keyring.signer(*id), now)).collect()
+    }
+
+    /// Adds a finding for the default requirement and for each matching rule that is not met; returns their shortfalls.
+    fn quorum(&self, subject: &Subject<'_>, now: Timestamp, findings: &mut Vec<Finding>) -> (Basis, Vec<Shortfall>) {
+        let mut shortfalls = Vec::new();
         let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.matches(subject.path.name())).collect();
         let demanded = rules.iter().any(|rule| rule.content_addressed == Some(ContentAddressed::Require));
         let recompute = self.content_addressed == ContentAddressed::Recompute && !demanded;
@@ -289,6 +308,7 @@ impl Policy {
                 }
                 address => {
                     findings.push(Finding::new(Code::QuorumMissing, self.lacking(&shortfall, now)));
+                    shortfalls.push(shortfall);
                     if recompute && matches!(address, Address::Claimed(_) | Address::Proven(_)) {
                         let message = "two contents can be made to share its content address, which stands for nothing without signatures";
                         findings.push(Finding::new(Code::WeakContentAddress, message));
@@ -301,9 +321,10 @@ impl Policy {
             if let Some(Outcome::Short(shortfall)) = outcome {
                 let message = format!("rule \"{}\": {}", rule.name, self.lacking(&shortfall, now));
                 findings.push(Finding::new(Code::QuorumMissing, message));
+                shortfalls.push(shortfall);
             }
         }
-        basis
+        (basis, shortfalls)
     }
 
     fn lacking(&self, shortfall: &Shortfall, now: Timestamp) -> String {

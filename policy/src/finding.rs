@@ -146,6 +146,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Makes the finding that other contents are held for a path, which `rival` describes in a few words.
+    #[must_use]
+    pub fn conflict(rival: &str) -> Self {
+        let message = format!("{rival} is held for it as well: nix-quorum staging diff shows what differs");
+        Self::new(Code::Conflict, message)
+    }
+
     /// Makes a finding. The message is escaped and cut off here, so a peer's text may stand in it.
     #[must_use]
     pub fn new(code: Code, message: impl AsRef<str>) -> Self {

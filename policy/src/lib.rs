@@ -27,6 +27,7 @@ pub use explain::{Completeness, Demand, Explanation, MinimalSets, RuleDemand, Wa
 pub use finding::{Code, Finding, UnknownCode};
 pub use init::starting_policy;
 pub use keys::KeysError;
+pub use moment::{parse_moment, rfc3339};
 pub use parse::{Mistake, PolicyError, PolicyErrors};
 pub use policy::{ContentAddressed, OnConflict, Policy, Rule};
 pub use requirement::{Outcome, Requirement, Shortfall, evaluate};

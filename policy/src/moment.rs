@@ -2,8 +2,16 @@
 
 use verifier::Timestamp;
 
+/// Reads a moment: RFC 3339 (`2027-06-01T00:00:00Z`), or a day (`2027-06-01`), which begins at midnight UTC; none if it is neither.
+#[must_use]
+pub fn parse_moment(text: &str) -> Option<Timestamp> {
+    let moment = text.parse::<jiff::Timestamp>().or_else(|_| format!("{text}T00:00:00Z").parse()).ok()?;
+    Some(Timestamp::from_unix(moment.as_second()))
+}
+
 /// Returns a moment as RFC 3339 text such as `2027-06-01T00:00:00Z`; outside the years that has, as `@` and seconds.
-pub(crate) fn rfc3339(moment: Timestamp) -> String {
+#[must_use]
+pub fn rfc3339(moment: Timestamp) -> String {
     match jiff::Timestamp::from_second(moment.as_unix()) {
         Ok(known) => known.to_string(),
         Err(_) => format!("@{}", moment.as_unix()),
@@ -13,6 +21,17 @@ pub(crate) fn rfc3339(moment: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reads_moments_and_days() {
+        let june = Some(Timestamp::from_unix(1_811_808_000));
+        for text in ["2027-06-01T00:00:00Z", "2027-06-01T02:00:00+02:00", "2027-06-01"] {
+            assert_eq!(parse_moment(text), june, "{text}");
+        }
+        for text in ["", "june", "2027-13-01", "1811808000"] {
+            assert_eq!(parse_moment(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn shows_moments_of_every_size() {

@@ -164,6 +164,16 @@ impl Shortfall {
         }
     }
 
+    /// Returns the signers whose votes would bring the requirement nearer to being met.
+    #[must_use]
+    pub fn lacking(&self) -> BTreeSet<SignerId> {
+        match self {
+            Self::Signer(id) => [*id].into(),
+            Self::Count { others, .. } => others.clone(),
+            Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::lacking).collect(),
+        }
+    }
+
     /// Returns one line such as `1 of 2 of builders (ci-eu signed; ci-us or ci-ap could still sign)`. Signers whose
     /// keys are all revoked are not named among those who could.
     ///

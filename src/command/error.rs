@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use policy::{AuthorityError, KeysError, PolicyErrors};
 use store_backend::audit::AuditError;
 use store_backend::daemon::ServeError;
-use store_backend::gate::GateError;
+use store_backend::gate::{GateError, LogError};
 use store_backend::object::ObjectError;
 use store_backend::store::{ArgumentError, PlaceError, StoreError};
 use thiserror::Error;
@@ -39,6 +39,9 @@ pub enum CommandError {
         #[source]
         source: KeyError,
     },
+    /// A decision log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// A store that was named cannot be opened.
     #[error("{uri}: {source}")]
     OpenStore {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use store_backend::daemon::{Peer, Relayed, relay, serve_stdio};
-use store_backend::gate::Uploader;
+use store_backend::gate::{Sight, Uploader};
 use store_backend::protocol::Trust;
 
 use super::load::{PolicyArguments, StoreArguments, open_gate};
@@ -15,11 +15,16 @@ use super::{CommandError, runtime};
 /// Where the gate listens unless told otherwise.
 pub(super) const SOCKET: &str = "/run/nix-quorum/store.sock";
 
+/// Where staging is unless told otherwise.
+const STAGING_SOCKET: &str = "/run/nix-quorum/staging.sock";
+
 /// Which of a gate's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum View {
     /// What is admitted.
     Store,
+    /// That, and what is held: where builders bring what is short of its quorum.
+    Staging,
 }
 
 #[derive(Debug, Args)]
@@ -31,6 +36,9 @@ pub(super) struct Arguments {
     /// The gate's socket, with --stdio.
     #[arg(long = "socket", env = "NIX_QUORUM_SOCKET", value_name = "PATH", default_value = SOCKET)]
     gate_socket: PathBuf,
+    /// The gate's other socket, for --view staging.
+    #[arg(long = "staging-socket", env = "NIX_QUORUM_STAGING_SOCKET", value_name = "PATH", default_value = STAGING_SOCKET)]
+    gate_staging_socket: PathBuf,
     /// What to show of the store, with --stdio.
     #[arg(long, value_name = "VIEW", default_value = "store")]
     view: View,
@@ -58,14 +66,17 @@ impl Arguments {
 }
 
 pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
-    let View::Store = arguments.view;
-    if relay(&arguments.gate_socket)? == Relayed::ToTheEnd {
+    let (socket, sight) = match arguments.view {
+        View::Store => (&arguments.gate_socket, Sight::Admitted),
+        View::Staging => (&arguments.gate_staging_socket, Sight::Staging),
+    };
+    if relay(socket)? == Relayed::ToTheEnd {
         return Ok(ExitCode::SUCCESS);
     }
     let (Some(store), Some(policy)) = (arguments.own_store, arguments.own_policy) else {
         return Err(CommandError::Usage(format!(
             "no gate answers at {}: start one with 'nix-quorum serve', or give --store and --policy to serve in this process",
-            arguments.gate_socket.display()
+            socket.display()
         )));
     };
     let policy = PolicyArguments {
@@ -77,7 +88,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     runtime()?.block_on(async {
         let gate = Arc::new(open_gate(&store, &policy, None).await?);
         let uid = rustix::process::getuid().as_raw();
-        let peer = Peer { trust: Trust::Trusted, uploader: Uploader(format!("uid {uid}")) };
+        let peer = Peer { sight, trust: Trust::Trusted, uploader: Uploader(format!("uid {uid}")) };
         let served = serve_stdio(gate.clone(), peer).await;
         gate.cache().objects().close().await;
         served?;

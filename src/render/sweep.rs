@@ -56,6 +56,7 @@ fn noun(kind: Kind) -> &'static str {
         Kind::Listing => "a listing of a path that is not there",
         Kind::Upload => "an upload that was never finished",
         Kind::Announcement => "an announcement that was never withdrawn",
+        Kind::Note => "a note of what is held no more",
         Kind::Probe => "a test of the provider",
     }
 }

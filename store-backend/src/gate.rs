@@ -4,18 +4,24 @@
 mod admission;
 mod announcement;
 mod batch;
+mod candidates;
 mod commit;
 mod content;
+mod decisions;
 mod deletion;
 mod error;
 mod index;
 mod intake;
 mod logs;
 mod memory;
+mod promotion;
 mod realisations;
 mod recent;
+mod shelf;
 mod signatures;
+mod staging;
 pub mod sweep;
+mod upkeep;
 mod verified;
 mod view;
 
@@ -27,18 +33,23 @@ use verifier::{Evidence, SecretKey, StorePath};
 
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
+pub use candidates::Candidate;
 pub use content::ContentAddition;
+pub use decisions::{DecisionRecord, Event, Judged, LogError, LogReader, Named};
 pub use deletion::Deleted;
 pub use error::GateError;
 pub use index::Index;
 pub use intake::MAX_REFERENCES;
 pub use signatures::Kept;
-pub use view::View;
+pub use staging::StagingLimits;
+pub use view::{Sight, View};
 
 use crate::clock::now;
 use crate::store::{BinaryCache, Record};
+use decisions::DecisionLog;
 use memory::Memory;
 use recent::Recent;
+use staging::Staging;
 
 /// Whole-store queries (listing, referrers, verification) that run at once; others wait their turn. Each walks the store.
 const WHOLE_STORE_QUERIES: usize = 4;
@@ -56,6 +67,8 @@ pub struct Gate {
     recent: Recent,
     index: Index,
     whole_store: Semaphore,
+    decisions: Arc<DecisionLog>,
+    staging: Staging,
 }
 
 impl Gate {
@@ -68,6 +81,8 @@ impl Gate {
         check(&cache, &policy, countersign.as_ref())?;
         Ok(Self {
             recent: Recent::new(cache.objects().stays()),
+            decisions: DecisionLog::new(cache.objects().clone()),
+            staging: Staging::new(cache.objects().clone()),
             cache,
             policy: RwLock::new(Arc::new(policy)),
             countersign,
@@ -88,6 +103,14 @@ impl Gate {
         Ok(())
     }
 
+    /// Writes to the decision log which policy is in force, if it was another before, and how many uploads were refused.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn bring_log_up_to_date(&self) -> Result<(), GateError> {
+        Ok(self.decisions.record(&self.policy(), Vec::new()).await?)
+    }
+
     /// Returns the policy of now.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
@@ -97,7 +120,13 @@ impl Gate {
     /// Returns the admitted view: what is valid, and nothing else.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View::admitted(self)
+        View::of(self, Sight::Admitted)
+    }
+
+    /// Returns one of the views.
+    #[must_use]
+    pub fn view_of(&self, sight: Sight) -> View<'_> {
+        View::of(self, sight)
     }
 
     /// Returns the store behind the gate.
@@ -110,6 +139,12 @@ impl Gate {
     #[must_use]
     pub fn countersigner(&self) -> Option<verifier::PublicKey> {
         self.countersign.as_ref().map(SecretKey::public)
+    }
+
+    /// Counts an upload that was refused, by what stood in its way first.
+    fn note_refusal(&self, decision: &Decision) {
+        let code = decision.findings().first().map_or(policy::Code::QuorumMissing, |finding| finding.code);
+        self.decisions.note_refusal(code);
     }
 
     /// Says that something of a path was written.

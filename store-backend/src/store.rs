@@ -13,10 +13,11 @@ mod record;
 pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
 pub(crate) use binary_cache::{
-    EVIDENCE, MAX_NARINFO, MAX_RECORD, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
+    EVIDENCE, MAX_NARINFO, MAX_RECORD, NOTES, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
 };
 pub use daemon::Daemon;
-pub use nar::{NarReadError, NarStream};
+pub use nar::{BlockingNar, NarReadError, NarStream};
 pub use place::{Place, PlaceError};
 pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
+pub(crate) use record::describe_info;
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

@@ -6,12 +6,12 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Uploader};
+use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Sight, Uploader};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
 use support::package::{Package, nar_of_file, noise, package};
-use support::site::{files, open_gate};
+use support::site::{files, open_gate, person};
 use support::stepping::{Step, Stepping};
 use tempfile::TempDir;
 use verifier::StoreDir;
@@ -62,14 +62,14 @@ impl Pair {
 }
 
 async fn upload(gate: &Arc<Gate>, packages: &[&Package]) -> Result<(), GateError> {
-    let mut batch = Batch::new(gate.clone(), Uploader("a test".into()));
+    let mut batch = Batch::new(gate.clone(), Sight::Admitted, Uploader("a test".into()));
     for package in packages {
         if let Offer::Wanted(mut wanted) = batch.offer(package.info.clone()).await? {
             wanted.feed(package.nar.clone().into()).await?;
             batch.accept(*wanted).await?;
         }
     }
-    batch.finish().await
+    batch.finish().await.map(drop)
 }
 
 fn signed(name: &str) -> Package {
@@ -107,7 +107,7 @@ fn deletion_of(
     package: &Package,
 ) -> impl Future<Output = Result<Deleted, GateError>> + Send + 'static {
     let (gate, path) = (gate.clone(), package.path().clone());
-    async move { gate.delete(&[path]).await }
+    async move { gate.delete(&[path], &person()).await }
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_nar_that_is_being_uploaded_is_not_deleted_with_another_path() {
         let uploading = tokio::spawn(upload_of(&pair.stepping, &first));
         stop.reached().await;
         upload(&pair.plain, &[&second]).await.expect("it is signed");
-        let deleted = pair.plain.delete(&[second.path().clone()]).await.expect("nobody refers to it");
+        let deleted = pair.plain.delete(&[second.path().clone()], &person()).await.expect("nobody refers to it");
         assert_eq!((deleted.paths.len(), deleted.bytes_freed), (1, 0), "the other one needs the NAR");
         stop.go_on();
         uploading.await.expect("it ends").expect("it is signed");
@@ -223,13 +223,13 @@ fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
         upload(&pair.plain, &[&first]).await.expect("it is signed");
-        let mut batch = Batch::new(pair.stepping.clone(), Uploader("a test".into()));
+        let mut batch = Batch::new(pair.stepping.clone(), Sight::Admitted, Uploader("a test".into()));
         let Offer::Wanted(mut wanted) = batch.offer(second.info.clone()).await.expect("it is signed") else {
             panic!("nobody has the path");
         };
         wanted.feed(second.nar.clone().into()).await.expect("no error");
         batch.accept(*wanted).await.expect("they are its bytes");
-        pair.plain.delete(&[first.path().clone()]).await.expect("nobody refers to it");
+        pair.plain.delete(&[first.path().clone()], &person()).await.expect("nobody refers to it");
         let refused = batch.finish().await;
         assert!(matches!(refused, Err(GateError::Crossed(_))), "{refused:?}");
         pair.is_whole(&[&first, &second]).await;
@@ -250,7 +250,7 @@ fn two_paths_of_one_nar_are_deleted_at_once() {
         let stop = pair.steps.stop_before(Step::Delete, narinfo(&first));
         let deleting = tokio::spawn(deletion_of(&pair.stepping, &first));
         stop.reached().await;
-        pair.plain.delete(&[second.path().clone()]).await.expect("nobody refers to it");
+        pair.plain.delete(&[second.path().clone()], &person()).await.expect("nobody refers to it");
         stop.go_on();
         deleting.await.expect("it ends").expect("nobody refers to it");
         let left = files(pair.directory.path());

@@ -13,7 +13,7 @@ use support::child::{self, Worker};
 use support::keys::{Rules, alice, bob, carol, key, parse, two_of_three};
 use support::package::{Package, nar_of_file, noise, package};
 use support::raw::Raw;
-use support::site::{Site, files, open_gate};
+use support::site::{Site, files, open_gate, person};
 use support::words::{Words, add_multiple, op};
 use tempfile::TempDir;
 use verifier::SecretKey;
@@ -216,7 +216,7 @@ fn a_reference_deleted_during_an_upload_is_missed() {
     let large = Package::of_nar("large", nar_of_file(&noise(1, 800_000))).referring_to([glibc.path()]);
     let large = large.signed_by(&[&alice(), &bob()]);
     let said = interrupted(&site, &large, || {
-        site.runtime.block_on(site.gate.delete(&[glibc.path().clone()])).expect("nobody refers to it yet");
+        site.runtime.block_on(site.gate.delete(&[glibc.path().clone()], &person())).expect("nobody refers to it yet");
     });
     assert!(said.expect_err("it must be refused").contains("missing-reference"));
     site.admit(&[&glibc, &large]);
@@ -255,7 +255,7 @@ fn a_path_deleted_while_its_referrer_is_uploaded_is_never_missing_below_it() {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 137 % 6000));
                 one.runtime
-                    .block_on(one.gate.delete(&[below.path().clone()]))
+                    .block_on(one.gate.delete(&[below.path().clone()], &person()))
                     .map(drop)
                     .map_err(|error| error.to_string())
             } else {
@@ -287,7 +287,7 @@ fn a_nar_that_two_paths_have_stays_while_either_is_there() {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 211 % 5000));
                 one.runtime
-                    .block_on(one.gate.delete(&[first.path().clone()]))
+                    .block_on(one.gate.delete(&[first.path().clone()], &person()))
                     .map(drop)
                     .map_err(|error| error.to_string())
             } else {
@@ -319,7 +319,7 @@ fn a_path_deleted_while_it_is_uploaded_is_whole_or_gone() {
             if delete {
                 std::thread::sleep(Duration::from_micros(round * 173 % 4000));
                 one.runtime
-                    .block_on(one.gate.delete(&[path.path().clone()]))
+                    .block_on(one.gate.delete(&[path.path().clone()], &person()))
                     .map(drop)
                     .map_err(|error| error.to_string())
             } else {
@@ -355,7 +355,7 @@ fn what_crashed_gates_announced_is_forgotten() {
     assert_eq!(site.raw().nar(&twin).expect("it is served"), twin.nar);
     announced(&site, "uploading", &first, unix_now() - 61 * 60);
     site.runtime
-        .block_on(site.gate.delete(&[first.path().clone(), twin.path().clone()]))
+        .block_on(site.gate.delete(&[first.path().clone(), twin.path().clone()], &person()))
         .expect("nobody refers to them");
     let left = site.files();
     let stray = |name: &&String| ["nar/", "quorum/deleting/", "quorum/uploading/"].iter().any(|f| name.starts_with(f));
@@ -377,13 +377,14 @@ fn what_another_gate_announced_is_respected() {
     let hello = signed("hello");
     site.admit(&[&hello]);
     announced(&site, "uploading", &hello, unix_now());
-    let refused = site.runtime.block_on(site.gate.delete(&[hello.path().clone()])).expect_err("it is being uploaded");
+    let refused =
+        site.runtime.block_on(site.gate.delete(&[hello.path().clone()], &person())).expect_err("it is being uploaded");
     assert!(refused.to_string().contains("is being uploaded, or something that refers to it; try again"), "{refused}");
     assert!(site.raw().is_valid(hello.path()));
     uploads.join().expect("it passes");
     // What cannot be read might be anybody's.
     std::fs::write(site.store().join("quorum/uploading/0123456789"), "{").expect("it can be written");
-    let refused = site.runtime.block_on(site.gate.delete(&[hello.path().clone()])).expect_err("who knows");
+    let refused = site.runtime.block_on(site.gate.delete(&[hello.path().clone()], &person())).expect_err("who knows");
     assert!(refused.to_string().contains("quorum/uploading/0123456789 cannot be read"), "{refused}");
 }
 

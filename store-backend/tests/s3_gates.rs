@@ -14,21 +14,35 @@ use std::time::{Duration, Instant};
 
 use store_backend::daemon::{Server, Settings};
 use store_backend::gate::sweep::{Finding, Sweep};
-use store_backend::gate::{Gate, Index};
+use store_backend::gate::{Event, Gate, Index, LogReader, Sight};
 use store_backend::object::{Bucket, Credentials, Location, ObjectStore, Patience, Writers};
 use store_backend::store::BinaryCache;
 use support::child::{self, Worker};
 use support::keys::{key, parse};
 use support::measured;
-use support::package::{Package, nar_of_file};
+use support::package::{Package, nar_of_file, path};
 use support::raw::Raw;
 use support::s3::{S3, moto, s3s_fs};
 use support::words::{CLIENT_MAGIC, Words, add_multiple};
 use tempfile::TempDir;
 use verifier::{SecretKey, StoreDir, Timestamp};
 
-const PATHS: usize = 200;
+/// How many builders the policy knows.
 const BUILDERS: usize = 32;
+
+/// Who brings what to which of a gate's sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Crowd {
+    builders: usize,
+    paths: usize,
+    sight: Sight,
+}
+
+/// Each brings a quorum with its paths.
+const WITH_QUORUMS: Crowd = Crowd { builders: BUILDERS, paths: 200, sight: Sight::Admitted };
+
+/// Each brings its own signature alone, for paths that refer to each other.
+const WITH_SINGLE_SIGNATURES: Crowd = Crowd { builders: 6, paths: 40, sight: Sight::Staging };
 
 /// Paths in one upload: few enough that most uploads end before their gate does.
 const AT_A_TIME: usize = 5;
@@ -48,10 +62,17 @@ fn builders() -> (Vec<SecretKey>, String) {
     (keys, text)
 }
 
-/// Paths of which one in five has the bytes of another.
-fn packages() -> Vec<Package> {
+/// Paths of which one in five has bytes of its own. On staging the others refer to the one before them: whoever brings them in
+/// another order has them wait.
+fn packages(crowd: Crowd) -> Vec<Package> {
     let nar = |number: usize| nar_of_file(format!("contents {}", number - number % 5).as_bytes());
-    (0..PATHS).map(|number| Package::of_nar(&format!("path-{number}"), nar(number))).collect()
+    let name = |number: usize| format!("path-{number}");
+    let package = |number: usize| {
+        let package = Package::of_nar(&name(number), nar(number));
+        let refers = crowd.sight == Sight::Staging && !number.is_multiple_of(5);
+        if refers { package.referring_to([&path(&name(number - 1))]) } else { package }
+    };
+    (0..crowd.paths).map(package).collect()
 }
 
 fn patience() -> Patience {
@@ -80,13 +101,14 @@ struct Stage {
     uri: String,
     credentials: [String; 2],
     alone: bool,
+    crowd: Crowd,
 }
 
 impl Stage {
-    fn of(server: &S3, bucket: &str, alone: bool) -> Self {
+    fn of(server: &S3, bucket: &str, alone: bool, crowd: Crowd) -> Self {
         server.make_bucket(bucket);
         let credentials = [server.account.access_key.clone(), server.account.secret_key.clone()];
-        Self { uri: server.uri(bucket), credentials, alone }
+        Self { uri: server.uri(bucket), credentials, alone, crowd }
     }
 
     fn writers(&self) -> Writers {
@@ -97,7 +119,8 @@ impl Stage {
         let [access, secret] = self.credentials.clone();
         let alone = u8::from(self.alone).to_string();
         let settings = [("T_URI", self.uri.clone()), ("T_ACCESS", access), ("T_SECRET", secret), ("T_ALONE", alone)];
-        Worker::start("child_is_a_gate", place, &settings)
+        let staging = u8::from(self.crowd.sight == Sight::Staging).to_string();
+        Worker::start("child_is_a_gate", place, &[&settings[..], &[("T_STAGING", staging)]].concat())
     }
 }
 
@@ -107,7 +130,8 @@ fn child_is_a_gate() {
     let Some(place) = child::place() else { return };
     let variable = |name: &str| std::env::var(name).expect("the parent says it");
     let credentials = [variable("T_ACCESS"), variable("T_SECRET")];
-    let stage = Stage { uri: variable("T_URI"), credentials, alone: variable("T_ALONE") == "1" };
+    let crowd = if variable("T_STAGING") == "1" { WITH_SINGLE_SIGNATURES } else { WITH_QUORUMS };
+    let stage = Stage { uri: variable("T_URI"), credentials, alone: variable("T_ALONE") == "1", crowd };
     runtime().block_on(async {
         let bucket = match open(&stage.uri, &stage.credentials, stage.writers()).await {
             Ok(bucket) => bucket,
@@ -115,7 +139,8 @@ fn child_is_a_gate() {
             Err(why) => return child::say(&format!("{why}\nfailed")),
         };
         let gate = Gate::new(cache(bucket).await, parse(&builders().1), None).expect("a gate");
-        let server = Server::bind(&place.join("socket"), Settings::default()).await.expect("a socket");
+        let settings = Settings { sight: stage.crowd.sight, ..Settings::default() };
+        let server = Server::bind(&place.join("socket"), settings).await.expect("a socket");
         child::say("serving");
         server.run(Arc::new(gate), std::future::pending()).await.expect("it serves");
     });
@@ -154,9 +179,13 @@ fn upload(socket: &Path, packages: &[&Package]) -> bool {
     answer.chunks(8).filter(|word| *word == LAST).count() == 2
 }
 
-/// Brings all paths with one's own signature and a neighbour's, in an order of one's own, until all are acknowledged.
-fn bring(number: usize, keys: &[SecretKey], packages: &[Package], sockets: &[PathBuf]) -> usize {
-    let signers = [&keys[number], &keys[(number + 1) % BUILDERS]];
+/// Brings all paths with one's own signature, and a neighbour's if a quorum is asked for, in an order of one's own, until all are
+/// acknowledged.
+fn bring(number: usize, stage: &Stage, keys: &[SecretKey], packages: &[Package], sockets: &[PathBuf]) -> usize {
+    let mut signers = vec![&keys[number]];
+    if stage.crowd.sight == Sight::Admitted {
+        signers.push(&keys[(number + 1) % BUILDERS]);
+    }
     let mut mine: Vec<Package> = packages.iter().map(|package| package.clone().signed_by(&signers)).collect();
     let mut dice = Dice(number as u64);
     dice.shuffle(&mut mine);
@@ -203,7 +232,7 @@ fn crowd(stage: &Stage, gates: usize) -> (usize, usize) {
     let sockets: Vec<PathBuf> = places.iter().map(|place| place.join("socket")).collect();
     places.iter().for_each(|place| std::fs::create_dir(place).expect("a directory"));
     let (keys, _) = builders();
-    let packages = packages();
+    let packages = packages(stage.crowd);
     let (stop, failures) = (AtomicBool::new(false), AtomicUsize::new(0));
     let begun = Instant::now();
     let (killed, refused) = std::thread::scope(|scope| {
@@ -212,10 +241,11 @@ fn crowd(stage: &Stage, gates: usize) -> (usize, usize) {
             .map(|(seed, place)| (seed, place, &stop))
             .map(|(seed, place, stop)| scope.spawn(move || keep(stage, place, seed, stop)))
             .collect();
-        let bringing: Vec<_> = (0..BUILDERS)
+        let bringing: Vec<_> = (0..stage.crowd.builders)
             .map(|number| (number, &keys, &packages, &sockets, &failures))
             .map(|(number, keys, packages, sockets, failures)| {
-                scope.spawn(move || failures.fetch_add(bring(number, keys, packages, sockets), Ordering::Relaxed))
+                scope
+                    .spawn(move || failures.fetch_add(bring(number, stage, keys, packages, sockets), Ordering::Relaxed))
             })
             .collect();
         let brought: Vec<_> = bringing.into_iter().map(|builder| builder.join()).collect();
@@ -226,8 +256,9 @@ fn crowd(stage: &Stage, gates: usize) -> (usize, usize) {
         kept
     });
     measured(&format!(
-        "{BUILDERS} builders brought {PATHS} paths through {gates} gates in {} s; {killed} kills, {refused} refusals, \
-         {} uploads tried again",
+        "{} builders brought {} paths through {gates} gates in {} s; {killed} kills, {refused} refusals, {} uploads tried again",
+        stage.crowd.builders,
+        stage.crowd.paths,
         begun.elapsed().as_secs(),
         failures.load(Ordering::Relaxed)
     ));
@@ -239,8 +270,12 @@ fn crowd(stage: &Stage, gates: usize) -> (usize, usize) {
 async fn is_whole(stage: &Stage, keys: &[SecretKey], packages: &[Package]) {
     let bucket = open(&stage.uri, &stage.credentials, stage.writers()).await.expect("no gate runs any more");
     let cache = cache(bucket.clone()).await;
-    let gate = Gate::new(cache.clone(), parse(&builders().1), None).expect("a gate");
-    let all: Vec<&SecretKey> = keys.iter().collect();
+    let gate = Arc::new(Gate::new(cache.clone(), parse(&builders().1), None).expect("a gate"));
+    // What the last gate that was killed had left to do.
+    gate.tend_staging().await.expect("it can be");
+    assert_eq!(gate.staged().await.expect("it can be listed").len(), 0);
+    is_logged(&bucket, packages).await;
+    let all: Vec<&SecretKey> = keys.iter().take(stage.crowd.builders).collect();
     let mut expected: BTreeSet<String> = ["nix-cache-info", "quorum/provider"].map(str::to_owned).into();
     if stage.alone {
         expected.insert("quorum/writer".into());
@@ -269,13 +304,33 @@ async fn is_whole(stage: &Stage, keys: &[SecretKey], packages: &[Package]) {
     assert!(swept.iter().all(|finding| finding.deleted), "{swept:?}");
     assert_eq!(sweep(&cache, true).await, [], "nothing is left");
     let listings: BTreeSet<String> = packages.iter().map(|package| format!("{}.ls", package.hash_part())).collect();
-    let found: BTreeSet<String> = everything(&bucket).await.into_iter().filter(|key| !listings.contains(key)).collect();
+    let needed = |key: &String| !listings.contains(key) && !key.starts_with("quorum/log/");
+    let found: BTreeSet<String> = everything(&bucket).await.into_iter().filter(needed).collect();
     assert_eq!(found, expected, "no object is there that nothing needs");
     let mut kinds: Vec<_> = swept.iter().map(|finding| format!("{:?}", finding.kind)).collect();
     kinds.sort();
     kinds.dedup_by_key(|kind| kind.clone());
     measured(&format!("swept {} leftovers, of {kinds:?}", swept.len()));
     bucket.close().await;
+}
+
+/// Checks that the log is one chain, and has a record of each path's admission.
+async fn is_logged(bucket: &Bucket, packages: &[Package]) {
+    let mut log = LogReader::open(Arc::new(bucket.clone())).await.expect("it can be read");
+    let mut admitted = BTreeSet::new();
+    let mut records = 0;
+    while let Some(segment) = log.next().await.expect("it is one chain") {
+        records += segment.len();
+        for record in segment {
+            if let Event::Admitted { judged } = record.event {
+                admitted.insert(judged.named.fingerprint);
+            }
+        }
+    }
+    let expected: BTreeSet<String> =
+        packages.iter().map(|package| package.fingerprint().digest().to_string()).collect();
+    assert_eq!(admitted, expected, "nothing is admitted without a record");
+    measured(&format!("{records} records in one chain"));
 }
 
 async fn sweep(cache: &BinaryCache, delete: bool) -> Vec<Finding> {
@@ -303,13 +358,20 @@ async fn everything(bucket: &Bucket) -> Vec<String> {
 #[test]
 fn four_gates_that_are_killed_lose_no_signature() {
     let Some(server) = moto() else { return };
-    let (killed, refused) = crowd(&Stage::of(server, "crowd", false), 4);
+    let (killed, refused) = crowd(&Stage::of(server, "crowd", false, WITH_QUORUMS), 4);
     assert!(killed >= 8 && refused == 0, "{killed} were killed, {refused} refused");
+}
+
+#[test]
+fn gates_that_are_killed_add_up_single_signatures() {
+    let Some(server) = moto() else { return };
+    let (killed, refused) = crowd(&Stage::of(server, "staging", false, WITH_SINGLE_SIGNATURES), 3);
+    assert!(killed >= 3 && refused == 0, "{killed} were killed, {refused} refused");
 }
 
 #[test]
 fn one_gate_alone_that_is_killed_while_another_tries_loses_no_signature() {
     let Some(server) = s3s_fs() else { return };
-    let (killed, refused) = crowd(&Stage::of(server, "alone", true), 2);
+    let (killed, refused) = crowd(&Stage::of(server, "alone", true, WITH_QUORUMS), 2);
     assert!(killed >= 2 && refused >= 1, "{killed} were killed, {refused} refused");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::keys::{alice, bob, carol, mallory, two_of_three};
 use support::package::{Package, nar_of_file, noise, package};
 use support::raw::Raw;
-use support::site::Site;
+use support::site::{Site, person};
 use support::words::{Words, op};
 
 /// A store with one path in it, and whatever is to happen to its files.
@@ -273,14 +273,14 @@ fn a_damaged_nar_is_there_again_after_deletion_and_another_upload() {
     let scene = Scene::new(package("hello"));
     fs::write(scene.nar(), "damaged").expect("it can be written");
     let path = scene.package.path().clone();
-    scene.site.runtime.block_on(scene.site.gate.delete(&[path])).expect("nobody refers to it");
+    scene.site.runtime.block_on(scene.site.gate.delete(&[path], &person())).expect("nobody refers to it");
     scene.site.admit(&[&scene.package]);
     assert_eq!(scene.site.raw().nar(&scene.package).expect("it is served"), scene.package.nar);
     // And so with damaged evidence.
     fs::write(scene.evidence(), "damaged").expect("it can be written");
     assert!(scene.restarted().upload(&[&scene.package]).is_err(), "what was known of it is not simply forgotten");
     let path = scene.package.path().clone();
-    scene.site.runtime.block_on(scene.site.gate.delete(&[path])).expect("nobody refers to it");
+    scene.site.runtime.block_on(scene.site.gate.delete(&[path], &person())).expect("nobody refers to it");
     scene.site.admit(&[&scene.package]);
     let restarted = scene.restarted();
     assert_eq!(restarted.raw().nar(&scene.package).expect("it is served"), scene.package.nar);

@@ -15,7 +15,7 @@ use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, two_of_three};
 use support::package::{Package, nar_of_file, noise, package};
-use support::site::{Site, files};
+use support::site::{Site, files, person};
 use tempfile::TempDir;
 use verifier::{StoreDir, StorePath, Timestamp};
 
@@ -63,6 +63,7 @@ fn littered() -> Littered {
     let below = signed("below");
     let above = package("above").referring_to([below.path()]).signed_by(&[&alice(), &bob()]);
     site.admit(&[&below, &above]);
+    site.staging("somebody").upload(&[&package("held").signed_by(&[&alice()])]).expect("it is held");
     let clean = names(site.store());
     // An upload that broke off after its evidence, as another store has it.
     let broken = signed("broken-off");
@@ -79,6 +80,9 @@ fn littered() -> Littered {
     drop_litter(Kind::Listing, format!("{}.ls", broken.hash_part()), b"{}");
     drop_litter(Kind::Upload, "quorum/tmp/0123456789".into(), b"half of something");
     drop_litter(Kind::Probe, "quorum/probe/0123456789".into(), b"one");
+    let note = format!("{}-{}", broken.hash_part(), package("never-held").fingerprint().digest());
+    drop_litter(Kind::Note, format!("quorum/staging/{note}"), b"{}");
+    drop_litter(Kind::Note, format!("quorum/staging/listings/{note}"), b"{}");
     let old = format!(r#"{{"made":1000,"paths":["{}"],"nars":[]}}"#, broken.hash_part());
     drop_litter(Kind::Announcement, "quorum/uploading/0123456789".into(), old.as_bytes());
     litter.sort();
@@ -196,7 +200,7 @@ fn a_sweep_beside_uploads_takes_nothing_that_a_path_needs() {
                 let file = one.store().join(nar_file(&above));
                 let copy = one.store().join("quorum/copy");
                 fs::copy(&file, &copy).expect("it is there");
-                let deleted = one.runtime.block_on(one.gate.delete(&[above.path().clone()]));
+                let deleted = one.runtime.block_on(one.gate.delete(&[above.path().clone()], &person()));
                 if deleted.is_ok_and(|deleted| !deleted.paths.is_empty()) {
                     fs::rename(&copy, &file).expect("it can be written");
                     continue;
@@ -317,7 +321,11 @@ fn an_index_follows_the_store() {
     assert_eq!(indexed.referrers(below.path()), set(&above));
     assert_eq!(indexed.all(), set(above.iter().chain([&below])));
     let delete = |package: &Package| {
-        indexed.site.runtime.block_on(indexed.site.gate.delete(&[package.path().clone()])).expect("nobody refers to it")
+        indexed
+            .site
+            .runtime
+            .block_on(indexed.site.gate.delete(&[package.path().clone()], &person()))
+            .expect("nobody refers to it")
     };
     delete(&above[0]);
     assert_eq!(indexed.referrers(below.path()), set(&above[1..]));

@@ -8,7 +8,7 @@ use verifier::{Evidence, StorePath};
 use super::contents::{Checked, check_contents, check_statement};
 use super::signatures::{SignatureReport, report};
 use super::{Contents, Faults, Measure, Progress};
-use crate::store::{Statement, Store};
+use crate::store::{Statement, Store, describe_info};
 
 /// What came of one path.
 pub(super) struct PathAudit {
@@ -58,6 +58,7 @@ pub(super) async fn audit_path(
     };
     // Each goes before the ones before it.
     let own = failures.into_iter().rev().fold(Own::of(&decision), Own::failing);
+    let own = statement.rivals.iter().map(|rival| Finding::conflict(&describe_info(rival))).fold(own, Own::noting);
     let mut nodes = vec![node(own)];
     nodes.extend(unchecked.map(|finding| node(Own::unchecked(finding))));
     let signatures = report(&evidence, &statement, policy.keyring());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use policy::{Code, Finding};
 use tokio::io::{AsyncRead, AsyncWrite};
 use verifier::{ContentAddressMethod, HashAlgorithm, Judged, PathInfo, Realisation, StoreDir, StorePath, Verdict};
 
@@ -30,33 +31,34 @@ impl Answer {
     }
 }
 
-/// Carries out an operation whose content comes in frames. The caller reads on to their end, whatever comes of it.
+/// Carries out an operation whose content comes in frames. The caller reads on to their end, whatever comes of it. Also returns
+/// what is to be said to the person at the other end.
 pub(super) async fn take_in(
     gate: &Arc<Gate>,
     peer: &Peer,
     request: Request,
     frames: Pumped,
-) -> Result<Answer, OperationError> {
+) -> Result<(Answer, Vec<String>), OperationError> {
     let mut stream = Reader::new(frames);
     match request {
         Request::AddToStoreNar(info) => {
-            let mut batch = Batch::new(gate.clone(), peer.uploader.clone());
+            let mut batch = Batch::new(gate.clone(), peer.sight, peer.uploader.clone());
             let taken = take_path(&mut batch, info, &mut stream).await;
             let finished = batch.finish().await;
             taken?;
-            finished?;
+            let held = finished?;
             end_of(&mut stream).await?;
-            Ok(Answer::Nothing)
+            Ok((Answer::Nothing, say_held(held)))
         }
         Request::AddMultipleToStore => {
-            let mut batch = Batch::new(gate.clone(), peer.uploader.clone());
+            let mut batch = Batch::new(gate.clone(), peer.sight, peer.uploader.clone());
             let taken = take_paths(gate, &mut batch, &mut stream).await;
             // What came whole before something went wrong is kept: a client that tries again sends only the rest.
             let finished = batch.finish().await;
             taken?;
-            finished?;
+            let held = finished?;
             end_of(&mut stream).await?;
-            Ok(Answer::Nothing)
+            Ok((Answer::Nothing, say_held(held)))
         }
         Request::AddToStore(add) => {
             let addition = ContentAddition {
@@ -66,7 +68,7 @@ pub(super) async fn take_in(
                 references: add.references,
             };
             let info = gate.add_content(addition, &mut stream, &peer.uploader).await?;
-            Ok(Answer::Info(Box::new(info)))
+            Ok((Answer::Info(Box::new(info)), Vec::new()))
         }
         Request::AddBuildLog(derivation) => {
             if peer.trust == Trust::Untrusted {
@@ -74,10 +76,20 @@ pub(super) async fn take_in(
                 return Err(OperationError::Reply(why.into()));
             }
             gate.add_build_log(&derivation, &mut stream).await?;
-            Ok(Answer::One)
+            Ok((Answer::One, Vec::new()))
         }
         other => unreachable!("{} has no frames", other.operation()),
     }
+}
+
+/// Says in one line that paths are held. Who copies a closure is not told of each.
+fn say_held(mut held: Vec<String>) -> Vec<String> {
+    let (count, first) = (held.len(), held.drain(..).next());
+    let line = first.map(|first| match count {
+        1 => format!("nix-quorum: {first}"),
+        _ => format!("nix-quorum: {count} paths are held until their requirements are met, the first: {first}"),
+    });
+    line.into_iter().collect()
 }
 
 /// Takes in the items of `AddMultipleToStore`: their number, then each path info with its NAR.
@@ -153,7 +165,13 @@ where
         path: &StorePath,
         signatures: &[String],
     ) -> Result<(), OperationError> {
-        let kept = self.gate.add_signatures(path, signatures, &self.peer.uploader).await?;
+        let kept = self.gate.add_signatures(path, signatures, self.peer.sight, &self.peer.uploader).await?;
+        // Who signs a closure is not told of each path that it waits for the one before.
+        let lacks = |finding: &Finding| matches!(finding.code, Code::QuorumMissing | Code::Conflict);
+        if let Some(held) = kept.held.filter(|held| held.findings().iter().any(lacks)) {
+            let held = held.held_summary(&self.store_dir().render_path(path));
+            self.say(format!("nix-quorum: {held}")).await?;
+        }
         for dropped in &kept.dropped {
             let line = describe(&self.store_dir().render_path(path), dropped);
             self.say(line).await?;
@@ -173,7 +191,7 @@ where
         if let Some(ahead) = &mut self.ahead {
             self.gate.view().read_nars_ahead(ahead.after(path));
         }
-        let mut nar = self.gate.view().nar(path).await?;
+        let mut nar = self.view().nar(path).await?;
         let mut block = nar.next().await.map_err(GateError::from)?;
         Message::Last.write(&mut self.writer);
         while let Some(bytes) = block {

@@ -7,7 +7,6 @@ use verifier::StorePath;
 
 use super::OperationError;
 use super::session::Session;
-use crate::gate::GateError;
 use crate::protocol::{BasicDerivation, BuildMode, BuildOutcome, BuildResult, BuildStatus};
 use crate::wire::Message;
 
@@ -20,8 +19,8 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     pub(super) async fn ensure_path(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        if !self.gate.view().is_valid(path).await? {
-            return Err(GateError::not_valid(self.gate.cache().store_dir(), path).into());
+        if !self.view().is_valid(path).await? {
+            return Err(self.view().not_valid(path).await?.into());
         }
         self.nothing_to_do()
     }
@@ -68,7 +67,7 @@ where
         for output in &derivation.outputs {
             let path = store_dir.parse_path(output.path.as_bytes()).ok();
             match path {
-                Some(path) if self.gate.view().is_valid(&path).await? => found.push((output.name.clone(), path)),
+                Some(path) if self.view().is_valid(&path).await? => found.push((output.name.clone(), path)),
                 _ => lacking = lacking.or(Some(&output.name)),
             }
         }

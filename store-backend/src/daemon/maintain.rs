@@ -34,7 +34,7 @@ where
             return Err(OperationError::Reply("you are not allowed to ignore liveness".into()));
         }
         let (paths, bytes_freed) = match request.action {
-            GarbageAction::ReturnLive => (self.gate.view().all_paths().await?, 0),
+            GarbageAction::ReturnLive => (self.view().all_paths().await?, 0),
             GarbageAction::ReturnDead => Default::default(),
             GarbageAction::DeleteDead => {
                 let why = "this store keeps what it admitted, so none of it is garbage; \
@@ -43,7 +43,7 @@ where
             }
             GarbageAction::DeleteSpecific => {
                 self.require_trust("delete paths")?;
-                let deleted = self.gate.delete(&request.paths).await?;
+                let deleted = self.gate.delete(&request.paths, &self.peer.uploader).await?;
                 (deleted.paths, deleted.bytes_freed)
             }
         };
@@ -61,7 +61,7 @@ where
             self.require_trust("repair paths")?;
         }
         let store_dir = self.store_dir();
-        let paths = self.gate.view().all_paths().await?;
+        let paths = self.view().all_paths().await?;
         self.begin("checking the store").await?;
         let mut failed = 0;
         for (done, path) in paths.iter().enumerate() {
@@ -85,11 +85,11 @@ where
     }
 
     async fn look(&self, path: &verifier::StorePath) -> Result<(), String> {
-        self.gate.view().nar(path).await.map(drop).map_err(|error| error.to_string())
+        self.view().nar(path).await.map(drop).map_err(|error| error.to_string())
     }
 
     async fn read_through(&self, path: &verifier::StorePath) -> Result<(), String> {
-        let mut nar = self.gate.view().nar(path).await.map_err(|error| error.to_string())?;
+        let mut nar = self.view().nar(path).await.map_err(|error| error.to_string())?;
         while nar.next().await.map_err(|error| error.to_string())?.is_some() {}
         Ok(())
     }

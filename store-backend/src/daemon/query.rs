@@ -18,35 +18,38 @@ where
     W: AsyncWrite + Unpin + Send,
 {
     pub(super) async fn is_valid_path(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        let valid = self.gate.view().is_valid(path).await?;
+        let known = self.view().is_valid(path).await? || self.view().held_info(path).await?.is_some();
         Message::Last.write(&mut self.writer);
-        self.writer.put_flag(valid);
+        self.writer.put_flag(known);
         Ok(())
     }
 
     pub(super) async fn query_valid_paths(&mut self, paths: &[StorePath]) -> Result<(), OperationError> {
-        let valid = self.gate.view().held_among(paths).await?;
+        let valid = self.view().held_among(paths).await?;
         Message::Last.write(&mut self.writer);
         self.put_paths(valid.iter());
         Ok(())
     }
 
     pub(super) async fn query_all_valid_paths(&mut self) -> Result<(), OperationError> {
-        let paths = self.gate.view().all_paths().await?;
+        let paths = self.view().all_paths().await?;
         Message::Last.write(&mut self.writer);
         self.put_paths(paths.iter());
         Ok(())
     }
 
     pub(super) async fn query_referrers(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        let referrers = self.gate.view().referrers(path).await?;
+        let referrers = self.view().referrers(path).await?;
         Message::Last.write(&mut self.writer);
         self.put_paths(referrers.iter());
         Ok(())
     }
 
     pub(super) async fn query_path_info(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        let info = self.gate.view().path_info(path).await?;
+        let info = match self.view().path_info(path).await? {
+            None => self.view().held_info(path).await?,
+            info => info,
+        };
         Message::Last.write(&mut self.writer);
         self.writer.put_flag(info.is_some());
         if let Some(info) = info {
@@ -64,14 +67,14 @@ where
             let shown: String = hash_part.chars().take(64).collect();
             return Err(OperationError::Reply(format!("expected the 32 characters of a hash part, found {shown:?}")));
         }
-        let path = self.gate.view().from_hash_part(hash_part).await?;
+        let path = self.view().from_hash_part(hash_part).await?;
         Message::Last.write(&mut self.writer);
         self.put_path(path.as_ref());
         Ok(())
     }
 
     pub(super) async fn query_deriver(&mut self, path: &StorePath) -> Result<(), OperationError> {
-        let info = self.gate.view().path_info(path).await?;
+        let info = self.view().path_info(path).await?;
         let info = info.ok_or_else(|| GateError::not_valid(self.gate.cache().store_dir(), path))?;
         Message::Last.write(&mut self.writer);
         self.put_path(info.deriver.as_ref());
@@ -81,9 +84,9 @@ where
     /// Answers with the stated deriver if it is valid itself and really has this output: no signature covers the statement.
     pub(super) async fn query_valid_derivers(&mut self, path: &StorePath) -> Result<(), OperationError> {
         let mut derivers = BTreeSet::new();
-        let stated = self.gate.view().path_info(path).await?.and_then(|info| info.deriver);
+        let stated = self.view().path_info(path).await?.and_then(|info| info.deriver);
         if let Some(deriver) = stated
-            && self.gate.view().is_valid(&deriver).await?
+            && self.view().is_valid(&deriver).await?
             && self.outputs_of(&deriver).await?.values().any(|output| output.as_ref() == Some(path))
         {
             derivers.insert(deriver);
@@ -134,11 +137,11 @@ where
             let base = target.base();
             match target {
                 DerivedPath::Opaque(path) => {
-                    if !self.gate.view().is_valid(path).await? {
+                    if !self.view().is_valid(path).await? && self.view().held_info(path).await?.is_none() {
                         unknown.insert(path.clone());
                     }
                 }
-                DerivedPath::Built { .. } if !self.gate.view().is_valid(base).await? => {
+                DerivedPath::Built { .. } if !self.view().is_valid(base).await? => {
                     unknown.insert(base.clone());
                 }
                 DerivedPath::Built { .. } => {
@@ -182,7 +185,7 @@ where
         &self,
         drv_path: &StorePath,
     ) -> Result<BTreeMap<String, Option<StorePath>>, OperationError> {
-        let derivation = self.gate.view().derivation(drv_path).await?;
+        let derivation = self.view().derivation(drv_path).await?;
         let mut outputs = BTreeMap::new();
         for (name, output) in derivation.outputs() {
             let stated = output.path_in(derivation.store_dir(), derivation.name(), name).ok().flatten();
@@ -210,16 +213,21 @@ where
         let store_dir = self.store_dir();
         let (drv_path, wanted) = match target {
             DerivedPath::Opaque(path) => {
-                let valid = self.gate.view().is_valid(path).await?;
-                let lacking = || format!("path '{}' is not valid", store_dir.render_path(path));
-                return Ok(if valid { Ok(Vec::new()) } else { Err(lacking()) });
+                if self.view().is_valid(path).await? {
+                    return Ok(Ok(Vec::new()));
+                }
+                return match self.view().not_valid(path).await? {
+                    // Whoever brought it need not be told to do so.
+                    held @ GateError::OnlyHeld(_) => Err(held.into()),
+                    error => Ok(Err(error.to_string())),
+                };
             }
             DerivedPath::Built { drv_path: SingleDerivedPath::Opaque(drv_path), outputs } => (drv_path, outputs),
             DerivedPath::Built { .. } => {
                 return Ok(Err(format!("{} is a derivation that has to be built first", target.render(&store_dir))));
             }
         };
-        if !self.gate.view().is_valid(drv_path).await? {
+        if !self.view().is_valid(drv_path).await? {
             return Ok(Err(format!("derivation '{}' is not valid", store_dir.render_path(drv_path))));
         }
         let all = self.outputs_of(drv_path).await?;
@@ -230,7 +238,7 @@ where
                 continue;
             }
             match path {
-                Some(path) if self.gate.view().is_valid(path).await? => found.push((name.clone(), path.clone())),
+                Some(path) if self.view().is_valid(path).await? => found.push((name.clone(), path.clone())),
                 _ => return Ok(Err(format!("output '{name}' of '{}' is not valid", store_dir.render_path(drv_path)))),
             }
         }

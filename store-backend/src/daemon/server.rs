@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::ServeError;
 use super::handover::{Opening, begin};
 use super::session::{Peer, serve_connection};
-use crate::gate::{Gate, Uploader};
+use crate::gate::{Gate, Sight, Uploader};
 use crate::protocol::Trust;
 use crate::wire::WireError;
 
@@ -28,13 +28,15 @@ pub struct Settings {
     pub connections: usize,
     /// Of these, connections of one user whom the server does not trust; further ones are closed.
     pub connections_per_user: usize,
+    /// What is seen of the store here.
+    pub sight: Sight,
     /// How long sessions may finish what they do when the server stops.
     pub farewell: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { connections: 256, connections_per_user: 64, farewell: Duration::from_secs(10) }
+        Self { connections: 256, connections_per_user: 64, sight: Sight::Admitted, farewell: Duration::from_secs(10) }
     }
 }
 
@@ -92,7 +94,7 @@ impl Server {
                     continue;
                 }
             };
-            let (peer, uid) = match identify(&stream) {
+            let (peer, uid) = match identify(&stream, self.settings.sight) {
                 Ok(identity) => identity,
                 Err(error) => {
                     tracing::warn!(%error, "closing a connection of nobody");
@@ -173,9 +175,9 @@ async fn accept(
 }
 
 /// Finds out who the peer is, as the kernel knows it. Root and the server's own user are trusted.
-fn identify(stream: &UnixStream) -> std::io::Result<(Peer, u32)> {
+fn identify(stream: &UnixStream, sight: Sight) -> std::io::Result<(Peer, u32)> {
     let uid = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     let trust = if uid == 0 || uid == own { Trust::Trusted } else { Trust::Untrusted };
-    Ok((Peer { trust, uploader: Uploader(format!("uid {uid}")) }, uid))
+    Ok((Peer { sight, trust, uploader: Uploader(format!("uid {uid}")) }, uid))
 }

@@ -10,7 +10,7 @@ use verifier::{StoreDir, StorePath};
 
 use super::ahead::Ahead;
 use super::{DAEMON_VERSION, OperationError, ServeError};
-use crate::gate::{Gate, Uploader};
+use crate::gate::{Gate, Sight, Uploader, View};
 use crate::protocol::{Greeting, Operation, ProtocolVersion, Request, Trust, greet_client};
 use crate::wire::{ErrorMessage, Frames, Message, Pumped, Reader, SocketSource, WireError, Writer};
 
@@ -31,6 +31,8 @@ const MINDS_REFUSED_NARS: ProtocolVersion = ProtocolVersion { major: 1, minor: 3
 /// Who is at the other end.
 #[derive(Debug, Clone)]
 pub struct Peer {
+    /// What it sees of the store, by where it has connected.
+    pub sight: Sight,
     /// Whether it may do what belongs to administrators.
     pub trust: Trust,
     /// What records call it.
@@ -148,9 +150,12 @@ where
             return Err(error.into());
         }
         match outcome {
-            Ok(answer) => {
+            Ok((answer, lines)) => {
                 if read.is_none() {
                     pump.await?;
+                }
+                for line in lines {
+                    Message::Next(format!("{}\n", shown(&line))).write(&mut self.writer);
                 }
                 Message::Last.write(&mut self.writer);
                 answer.write(&mut self.writer, &store_dir);
@@ -236,6 +241,10 @@ where
     pub(super) async fn say(&mut self, line: String) -> Result<(), WireError> {
         Message::Next(format!("{}\n", shown(&line))).write(&mut self.writer);
         self.writer.flush().await
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        self.gate.view_of(self.peer.sight)
     }
 
     pub(super) fn store_dir(&self) -> StoreDir {

@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use policy::{Decision, Policy, Subject, Verdict};
+use policy::{Code, Decision, Finding, Policy, Subject, Verdict};
 use verifier::{AddressProof, Evidence, Fingerprint, PathInfo, StoreDir, StorePath, Timestamp};
 
+use super::decisions::{Event, Judged};
 use super::deletion::remove;
+use super::promotion::is_candidate;
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, proven_address};
 use crate::clock::now;
 use crate::object::{Condition, Draft, Etag, Object, Put};
-use crate::store::{MAX_NARINFO, Record, State, hash_part_of, listing_key, nar_key, narinfo_key, record_key};
+use crate::store::{
+    MAX_NARINFO, Record, State, describe_info, hash_part_of, listing_key, nar_key, narinfo_key, record_key,
+};
 
 /// Most signatures that are kept of one path under keys that the policy does not know: they may be a later policy's.
 const MAX_UNKNOWN: usize = 16;
@@ -30,6 +34,8 @@ pub(super) struct Admissible {
     record: Record,
     fingerprint: Fingerprint,
     policy: Arc<Policy>,
+    /// Who counted.
+    signers: Vec<Arc<str>>,
 }
 
 /// What a judgement is for.
@@ -41,16 +47,38 @@ pub(super) enum Purpose {
     Renew,
 }
 
+/// What is judged by, besides the record.
+pub(super) struct Circumstances<'a> {
+    pub(super) purpose: Purpose,
+    pub(super) policy: &'a Arc<Policy>,
+    pub(super) store_dir: &'a StoreDir,
+    /// The references that are not admitted.
+    pub(super) absent: &'a [StorePath],
+    /// What is held for the same path, and the best that may become of this one because of it.
+    pub(super) rival: Option<(Verdict, Finding)>,
+}
+
+/// What was judged and may not be published, and why.
+pub(super) struct Short {
+    pub(super) record: Record,
+    pub(super) decision: Decision,
+}
+
+impl Short {
+    /// Makes the error that tells the uploader what the path lacks.
+    pub(super) fn refused(self, store_dir: &StoreDir) -> GateError {
+        refused(store_dir, &self.record.info().path, self.decision)
+    }
+}
+
 impl Admissible {
-    /// Judges verified bytes with the signatures that `record` holds, `absent` being the references that are not admitted.
+    /// Judges verified bytes with the signatures that `record` holds.
     pub(super) fn judge(
-        purpose: Purpose,
         verified: &Verified,
         mut record: Record,
-        policy: &Arc<Policy>,
-        store_dir: &StoreDir,
-        absent: &[StorePath],
-    ) -> Result<Self, GateError> {
+        circumstances: Circumstances<'_>,
+    ) -> Result<Self, Box<Short>> {
+        let Circumstances { purpose, policy, store_dir, absent, rival } = circumstances;
         let fingerprint = record.fingerprint(store_dir);
         let same = verified.info().fingerprint(store_dir).is_ok_and(|verified| verified == fingerprint);
         assert!(same, "a record is judged with the bytes of its own fingerprint");
@@ -63,21 +91,30 @@ impl Admissible {
         let evidence = Evidence::weigh(fingerprint.clone(), record.claims(), policy.keyring(), now());
         let address = proven_address(&record);
         let subject = Subject { path: &path, evidence: &evidence, address, absent_references: absent };
-        let decision = match purpose {
+        let mut decision = match purpose {
             Purpose::Admit => policy.decide(&subject, now()),
             Purpose::Renew => policy.stands(&subject, now()),
         };
+        if let Some((at_most, conflict)) = rival {
+            decision = decision.limited(at_most, conflict);
+        }
         if decision.verdict() != Verdict::Admit {
-            return Err(refused(store_dir, &path, decision));
+            return Err(Box::new(Short { record, decision }));
         }
         if !matches!(record.state, State::Admitted { .. }) {
             record.state = State::Admitted { since: now() };
         }
-        Ok(Self { record, fingerprint, policy: policy.clone() })
+        Ok(Self { record, fingerprint, policy: policy.clone(), signers: decision.signers().to_vec() })
     }
 
     pub(super) fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// Adds the gate's own signature, where it has a key. Nothing else gets one: a reader may trust that key alone.
+    pub(super) fn countersigned(mut self, gate: &Gate) -> Self {
+        gate.countersign(&mut self.record);
+        self
     }
 
     /// Says whether this policy decided.
@@ -89,6 +126,15 @@ impl Admissible {
 /// Makes the error that tells the uploader what a path lacks.
 pub(super) fn refused(store_dir: &StoreDir, path: &StorePath, decision: Decision) -> GateError {
     GateError::Refused { path: store_dir.render_path(path), decision: Box::new(decision.refused()) }
+}
+
+/// What became of a record to which signatures were added.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Merged {
+    /// Whether it has another signature.
+    pub(super) changed: bool,
+    /// Whether it has another one by a key of the policy's. Only that is worth a record in the log: anybody can bring others.
+    pub(super) counts: bool,
 }
 
 /// A path that is about to become visible.
@@ -117,14 +163,14 @@ enum Part {
 impl Gate {
     /// Adds the signatures of a claim to a record, by the rules of what is kept: one for each key of the policy that verifies
     /// it, and a few under unknown keys, which never displace a known one. False and malformed ones are not kept.
-    pub(super) fn merge(&self, record: &mut Record, evidence: &Evidence, seen: Timestamp, by: &str) -> bool {
+    pub(super) fn merge(&self, record: &mut Record, evidence: &Evidence, seen: Timestamp, by: &str) -> Merged {
         let fingerprint = record.fingerprint(self.cache.store_dir());
         assert!(*evidence.fingerprint() == fingerprint, "signatures are merged into their own fingerprint's record");
         let policy = self.policy();
         let kept = Evidence::weigh(fingerprint, record.claims(), policy.keyring(), now());
         let mut slots: Vec<[u8; 32]> = kept.judged().iter().filter_map(|kept| kept.verified_by).collect();
         let mut unknown = kept.judged().iter().filter(|kept| kept.verified_by.is_none()).count();
-        let mut changed = false;
+        let mut merged = Merged::default();
         for judged in evidence.judged() {
             let Some(signature) = &judged.signature else {
                 continue;
@@ -132,21 +178,22 @@ impl Gate {
             match judged.verified_by {
                 Some(key) if !slots.contains(&key) => {
                     slots.push(key);
-                    changed |= record.add_signature(signature, seen, by);
+                    merged.counts |= record.add_signature(signature, seen, by);
                 }
                 None if judged.verdict == verifier::Verdict::UnknownKey && unknown < MAX_UNKNOWN => {
                     let new = record.add_signature(signature, seen, by);
                     unknown += usize::from(new);
-                    changed |= new;
+                    merged.changed |= new;
                 }
                 _ => {}
             }
         }
-        changed
+        merged.changed |= merged.counts;
+        merged
     }
 
-    /// Adds the gate's own signature, where it has a key.
-    pub(super) fn countersign(&self, record: &mut Record) -> bool {
+    /// Adds the gate's own signature to what is admitted, where it has a key.
+    fn countersign(&self, record: &mut Record) -> bool {
         let Some(key) = &self.countersign else {
             return false;
         };
@@ -160,6 +207,9 @@ impl Gate {
     /// # Errors
     /// When the store fails, when the policy has just changed, or when another fingerprint was admitted for a path meanwhile.
     pub(super) async fn publish(&self, mut publications: Vec<Publication>, by: &str) -> Result<(), GateError> {
+        if publications.is_empty() {
+            return Ok(());
+        }
         let store_dir = self.cache.store_dir();
         let policy = self.policy();
         let (mut drafts, mut parts) = (Vec::new(), Vec::new());
@@ -203,12 +253,19 @@ impl Gate {
             drafts.push(draft);
             parts.push(part);
         }
+        let admitted = publications.iter().map(|Publication { admissible, .. }| Event::Admitted {
+            judged: Judged::of(admissible.record(), &admissible.signers, store_dir, by),
+        });
+        self.decisions.record(&policy, admitted.collect()).await?;
+        if !Arc::ptr_eq(&policy, &self.policy()) {
+            return Err(GateError::Crossed("the policy was changed while paths were admitted".into()));
+        }
         let puts = self.cache.objects().publish(drafts).await?;
         for publication in &publications {
             self.note_write(&publication.admissible.record().info().path);
         }
         // Where another gate came first, its words are kept, and these are added.
-        let (mut admitted, mut there) = (Vec::new(), Vec::new());
+        let (mut admitted, mut there, mut failed) = (Vec::new(), Vec::new(), Ok(()));
         for (put, part) in puts.iter().zip(parts) {
             match part {
                 Part::Narinfo(index) if *put != Put::Refused => {
@@ -226,23 +283,27 @@ impl Gate {
                 }
                 Part::Narinfo(index) => {
                     let Admissible { record, fingerprint, .. } = &publications[index].admissible;
-                    self.refresh(&record.info().path, fingerprint, None).await?;
+                    match self.refresh(&record.info().path, fingerprint, None).await {
+                        // The others are published all the same.
+                        Err(conflict @ GateError::Conflict { .. }) => failed = Err(conflict),
+                        refreshed => refreshed?,
+                    }
                 }
                 Part::Listing => {}
             }
         }
         for index in there {
-            self.follow_nar(&publications[index].admissible).await?;
+            self.follow_nar(publications[index].admissible.record()).await?;
         }
         for path in admitted {
             tracing::info!(path = %store_dir.render_path(path), "admitted");
         }
-        Ok(())
+        failed
     }
 
-    /// Makes a path's evidence, and its narinfo, say of its NAR's object what is there.
-    async fn follow_nar(&self, admissible: &Admissible) -> Result<(), GateError> {
-        let Admissible { record, fingerprint, .. } = admissible;
+    /// Makes a path's evidence, and its narinfo if it has one, say of its NAR's object what is there.
+    pub(super) async fn follow_nar(&self, record: &Record) -> Result<(), GateError> {
+        let fingerprint = &record.fingerprint(self.cache.store_dir());
         let path = &record.info().path;
         let rendered = || self.cache.store_dir().render_path(path);
         let there = self.existing_nar(record.info()).await?.ok_or_else(|| GateError::Contended(rendered()))?;
@@ -257,7 +318,10 @@ impl Gate {
             let key = record_key(path, &fingerprint.digest());
             let draft = Draft::of_bytes(key, Condition::Matches(version.etag), record.to_bytes());
             if self.cache.objects().publish(vec![draft]).await?.iter().all(|put| matches!(put, Put::Stored(_))) {
-                return self.refresh(path, fingerprint, None).await;
+                return match record.state {
+                    State::Admitted { .. } => self.refresh(path, fingerprint, None).await,
+                    State::Candidate { .. } => Ok(()),
+                };
             }
         }
         Err(GateError::Contended(rendered()))
@@ -293,15 +357,15 @@ impl Gate {
             }
             let said = self.cache.parse_narinfo(&hash_part_of(path), &narinfo)?.info;
             if said.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
-                return Err(GateError::Conflict {
-                    path: store_dir.render_path(path),
-                    admitted: describe(&said),
-                    offered: describe(record.info()),
-                });
+                let evidence = self.evidence(&record, &self.policy());
+                return Err(self.conflict(&said, record.info(), &evidence, "").await?);
             }
             let verified = Verified::on_record(&record);
-            let absent = self.absent_references(record.info(), |_| false).await?;
-            let admissible = Admissible::judge(Purpose::Renew, &verified, record, &self.policy(), store_dir, &absent)?;
+            let absent = &self.absent_references(record.info(), |_| false).await?;
+            let policy = &self.policy();
+            let circumstances = Circumstances { purpose: Purpose::Renew, policy, store_dir, absent, rival: None };
+            let admissible =
+                Admissible::judge(&verified, record, circumstances).map_err(|short| short.refused(store_dir))?;
             let bytes = self.cache.project(admissible.record())?;
             let draft = Draft::of_bytes(narinfo_key(path), Condition::Matches(narinfo.version.etag), bytes);
             let put = self.cache.objects().publish(vec![draft]).await?;
@@ -311,6 +375,27 @@ impl Gate {
             }
         }
         Err(GateError::Contended(store_dir.render_path(path)))
+    }
+
+    /// Makes the error that says that another fingerprint is admitted for a path, and writes it down if anybody's word counts for the
+    /// one that was offered: of others it is counted only, as they could fill the log with it.
+    pub(super) async fn conflict(
+        &self,
+        admitted: &PathInfo,
+        offered: &PathInfo,
+        evidence: &Evidence,
+        by: &str,
+    ) -> Result<GateError, GateError> {
+        let path = self.cache.store_dir().render_path(&admitted.path);
+        let (admitted, offered) = (describe_info(admitted), describe_info(offered));
+        if evidence.signers().is_empty() || !self.decisions.may_note_conflict(&path) {
+            self.decisions.note_refusal(Code::Conflict);
+        } else {
+            let (path, there, offered, by) = (path.clone(), admitted.clone(), offered.clone(), by.to_owned());
+            let conflict = Event::Conflict { path, admitted: true, there, offered, by };
+            self.decisions.record(&self.policy(), vec![conflict]).await?;
+        }
+        Ok(GateError::Conflict { path, admitted, offered })
     }
 
     /// Merges signatures into a stored record, whoever else writes it, and what another reading of its NAR has shown; returns the
@@ -323,16 +408,29 @@ impl Gate {
         by: &str,
     ) -> Result<Option<Record>, GateError> {
         let digest = evidence.fingerprint().digest();
+        let mut logged = false;
         for _ in 0..ATTEMPTS {
             let Some((mut record, version)) = self.cache.record(path, &digest).await? else {
                 return Ok(None);
             };
+            let before = record.clone();
             if let Some(read) = read {
                 record.read_again(read.info(), read.nar.clone());
+                if matches!(read.state, State::Admitted { .. }) {
+                    record.state = read.state;
+                }
             }
             let merged = self.merge(&mut record, evidence, now(), by);
-            if !(self.countersign(&mut record) | merged | read.is_some()) {
+            let stands = !is_candidate(&record) && self.stands(&record, &self.policy()).verdict() == Verdict::Admit;
+            let countersigned = stands && self.countersign(&mut record);
+            if !(countersigned | merged.changed | read.is_some()) {
                 return Ok(Some(record));
+            }
+            if merged.counts && !logged {
+                let policy = self.policy();
+                let event = self.event_of_merge(&before, &record, &policy, by).await?;
+                self.decisions.record(&policy, vec![event]).await?;
+                logged = true;
             }
             let key = record_key(path, &digest);
             let draft = Draft::of_bytes(key, Condition::Matches(version.etag), record.to_bytes());
@@ -343,6 +441,35 @@ impl Gate {
             }
         }
         Err(GateError::Contended(self.cache.store_dir().render_path(path)))
+    }
+
+    /// Says what it is that signatures are added. Where they bring back what was no more admitted, that is an admission, by all rules
+    /// for what is new.
+    async fn event_of_merge(
+        &self,
+        before: &Record,
+        after: &Record,
+        policy: &Arc<Policy>,
+        by: &str,
+    ) -> Result<Event, GateError> {
+        let store_dir = self.cache.store_dir();
+        let stands = self.stands(after, policy);
+        let judged = Judged::of(after, stands.signers(), store_dir, by);
+        let stood = is_candidate(before) || self.stands(before, policy).verdict() == Verdict::Admit;
+        if stood || stands.verdict() != Verdict::Admit || !self.is_shown(after).await? {
+            return Ok(Event::Signed { judged });
+        }
+        let decision = self.decide_now(after).await?;
+        let is_about_references = |finding: &Finding| finding.code == Code::MissingReference;
+        match (decision.verdict(), decision.findings().first()) {
+            (Verdict::Admit, _) => Ok(Event::Admitted { judged }),
+            // It is valid again when they are.
+            (_, Some(first)) if is_about_references(first) => Ok(Event::Signed { judged }),
+            _ => {
+                self.note_refusal(&decision);
+                Err(refused(store_dir, &after.info().path, decision))
+            }
+        }
     }
 
     /// Lists the references of a path that are neither admitted nor `here`: about to be, or known to be.
@@ -356,9 +483,4 @@ impl Gate {
         absent.retain(|path| !valid.contains(path));
         Ok(absent)
     }
-}
-
-/// Says in a few words which fingerprint a path info has.
-pub(super) fn describe(info: &verifier::PathInfo) -> String {
-    format!("NAR {} of {} bytes with {} references", info.nar_hash, info.nar_size, info.references.len())
 }

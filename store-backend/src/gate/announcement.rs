@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use verifier::{NarHash, StorePath, Timestamp};
+use verifier::{NarHash, StorePath, Timestamp, nixbase32};
 
 use super::GateError;
 use crate::clock::now;
@@ -70,6 +70,10 @@ pub(super) struct Touched {
 impl Touched {
     pub(super) fn add_path(&mut self, path: &StorePath) {
         self.paths.insert(hash_part_of(path));
+    }
+
+    pub(super) fn add_digests(&mut self, digests: &[[u8; 20]]) {
+        self.paths.extend(digests.iter().map(|digest| nixbase32::encode(digest)));
     }
 
     pub(super) fn add_nar(&mut self, nar: &NarHash) {

@@ -4,16 +4,18 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use policy::{Address, Subject, Verdict};
+use policy::{Address, Code, Subject, Verdict};
 use tokio::task::{JoinHandle, JoinSet};
 use verifier::{AddressRequest, Claim, Evidence, Fingerprint, PathInfo, StorePath};
 
-use super::admission::{MAX_SIGNATURES, describe, refused};
+use super::admission::{MAX_SIGNATURES, refused};
 use super::announcement::is_going;
-use super::commit::{Commit, Offered, Ready};
+use super::commit::{Commit, Committed, Offered, Ready, is_holdable};
 use super::intake::{Blocks, Demand, Hashed, Intake, IntakeError, Keep, MAX_REFERENCES};
+use super::promotion::is_candidate;
+use super::staging::Reservation;
 use super::verified::Verified;
-use super::{Gate, GateError, Uploader};
+use super::{Gate, GateError, Sight, Uploader};
 use crate::clock::now;
 use crate::object::{Etag, Object, ObjectError};
 use crate::store::{FileFacts, MAX_NARINFO, Record, hash_part_of, narinfo_key};
@@ -76,14 +78,19 @@ impl Wanted {
 /// committed.
 pub struct Batch {
     gate: Arc<Gate>,
+    sight: Sight,
     uploader: Uploader,
     in_flight: VecDeque<(Offered, JoinHandle<Result<Hashed, IntakeError>>)>,
     ready: Vec<Ready>,
     ready_memory: usize,
-    committing: Option<JoinHandle<Result<(), GateError>>>,
+    committing: Option<JoinHandle<Result<Committed, GateError>>>,
+    /// What was held, and why.
+    held: Vec<String>,
     /// Signatures that are being added to paths that are there.
     merging: JoinSet<Result<(), GateError>>,
     announced: HashSet<StorePath>,
+    /// Those that are to be held: nothing that refers to them can be admitted with them.
+    short: HashSet<StorePath>,
     /// Paths that were valid when this batch last looked.
     valid: HashSet<StorePath>,
     /// How many paths are still to be offered, as far as the uploader has said.
@@ -92,12 +99,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Starts a batch.
+    /// Starts a batch. On staging, what falls short is held if somebody's word counts for it.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, uploader: Uploader) -> Self {
+    pub fn new(gate: Arc<Gate>, sight: Sight, uploader: Uploader) -> Self {
         Self {
             gate,
+            sight,
             uploader,
+            held: Vec::new(),
+            short: HashSet::new(),
             in_flight: VecDeque::new(),
             ready: Vec::new(),
             ready_memory: 0,
@@ -137,19 +147,29 @@ impl Batch {
             self.commit().await?;
             self.committed().await?;
         }
-        let (replaces, damaged) = match self.known(&info, &fingerprint).await? {
+        let (replaces, mut damaged) = match self.known(&info, &fingerprint).await? {
             Present::There(narinfo) => {
                 self.merge(&info, &fingerprint, narinfo).await?;
                 return Ok(Offer::Known);
             }
             Present::Absent { replaces, damaged } => (replaces, damaged),
         };
-        self.judge_offer(&info, &fingerprint).await?;
+        let JudgedOffer { kept, reservation } = self.judge_offer(&info, &fingerprint, replaces.is_some()).await?;
         // A small one is sooner sent than asked for. Where it is there already, it stays.
-        let small = replaces.is_none() && info.nar_size <= SMALL_NAR;
-        let mut existing = if small || damaged.is_some() { None } else { gate.existing_nar(&info).await? };
-        if existing.is_some() && is_going(gate.cache.objects(), &info.nar_hash).await? {
-            existing = None;
+        let small = replaces.is_none() && kept.is_none() && info.nar_size <= SMALL_NAR;
+        let mut existing = None;
+        if !small
+            && damaged.is_none()
+            && let Some(nar) = gate.cache.nar_file(&info.nar_hash).await?
+        {
+            match &kept {
+                // What is lost of it, these bytes make up for.
+                Some(record) if record.nar.file.file_size != nar.size => damaged = Some(nar.version.etag),
+                // Nobody deletes what is held but by name.
+                Some(_) => existing = Some(FileFacts::of_size(nar.size)),
+                None if is_going(gate.cache.objects(), &info.nar_hash).await? => {}
+                None => existing = Some(FileFacts::of_size(nar.size)),
+            }
         }
         let level = gate.cache.compression_level();
         let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes { level } };
@@ -157,10 +177,9 @@ impl Batch {
         let intake =
             Intake::start(gate.cache.objects(), Some(&info.nar_hash), Some(info.nar_size), request, keep, &self.blocks);
         self.announced.insert(info.path.clone());
-        Ok(Offer::Wanted(Box::new(Wanted {
-            offered: Offered { info, fingerprint, existing, replaces, damaged },
-            intake,
-        })))
+        let kept = kept.is_some();
+        let offered = Offered { info, fingerprint, existing, replaces, damaged, kept, reservation };
+        Ok(Offer::Wanted(Box::new(Wanted { offered, intake })))
     }
 
     /// Takes a path whose bytes have all come. They may still be in the works when this returns.
@@ -194,29 +213,34 @@ impl Batch {
             Present::There(narinfo) => return self.merge(&info, &fingerprint, narinfo).await,
             Present::Absent { replaces, damaged } => (replaces, damaged),
         };
-        self.judge_offer(&info, &fingerprint).await?;
+        let JudgedOffer { kept, reservation } = self.judge_offer(&info, &fingerprint, replaces.is_some()).await?;
         let existing = if damaged.is_some() { None } else { gate.existing_nar(&info).await? };
         let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, existing.clone())?;
         self.ready.push(Ready {
-            offered: Offered { info, fingerprint, existing, replaces, damaged },
+            offered: Offered { info, fingerprint, existing, replaces, damaged, kept: kept.is_some(), reservation },
             verified,
             luggage,
         });
         Ok(())
     }
 
-    /// Makes everything visible whose bytes have come and are right. When this returns, it is also on disk.
+    /// Makes everything visible whose bytes have come and are right. When this returns, it is also on disk. Returns what is held,
+    /// and why, in one line each.
     ///
     /// # Errors
     /// The first reason why something could not be admitted; what came before it is.
-    pub async fn finish(mut self) -> Result<(), GateError> {
+    pub async fn finish(mut self) -> Result<Vec<String>, GateError> {
         let mut settled = self.settle().await;
-        self.commit().await?;
-        self.committed().await?;
+        let committed = match self.commit().await {
+            Ok(()) => self.committed().await,
+            failed => failed,
+        };
+        settled = committed.and(settled);
+        // Signatures that are being added are waited for, whatever happened to the rest.
         while !self.merging.is_empty() {
             settled = settled.and(self.merged_one().await);
         }
-        settled
+        settled.map(|()| self.held)
     }
 
     /// Finds out whether the store has this path already.
@@ -238,11 +262,8 @@ impl Batch {
             return Ok(Present::Absent { replaces, damaged: None });
         }
         if narinfo.info.fingerprint(store_dir).ok().as_ref() != Some(fingerprint) {
-            return Err(GateError::Conflict {
-                path: store_dir.render_path(&info.path),
-                admitted: describe(&narinfo.info),
-                offered: describe(info),
-            });
+            let evidence = gate.weigh_claims(fingerprint, info.signatures.iter());
+            return Err(gate.conflict(&narinfo.info, info, &evidence, &self.uploader.0).await?);
         }
         let nar = gate.cache.nar_file(&info.nar_hash).await?;
         if narinfo.fits(nar.as_ref()) {
@@ -274,13 +295,18 @@ impl Batch {
     }
 
     /// Decides on a path by what is said of it, before its bytes.
-    async fn judge_offer(&mut self, info: &PathInfo, fingerprint: &Fingerprint) -> Result<(), GateError> {
+    async fn judge_offer(
+        &mut self,
+        info: &PathInfo,
+        fingerprint: &Fingerprint,
+        shown: bool,
+    ) -> Result<JudgedOffer, GateError> {
         let gate = self.gate.clone();
         let store_dir = gate.cache.store_dir();
         if let Some(address) = &info.content_address {
-            address.check_path(store_dir, info).map_err(|error| GateError::FalseAddress {
-                path: store_dir.render_path(&info.path),
-                why: error.to_string(),
+            address.check_path(store_dir, info).map_err(|error| {
+                gate.decisions.note_refusal(Code::FalseContentAddress);
+                GateError::FalseAddress { path: store_dir.render_path(&info.path), why: error.to_string() }
             })?;
         }
         let absent = self.absent_references(info).await?;
@@ -293,21 +319,41 @@ impl Batch {
             let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &absent };
             policy.decide(&subject, now())
         };
-        let mut decision = decide(None);
+        let (mut decision, mut kept) = (decide(None), None);
+        // There is evidence of what is shown, and of what is held. On the other socket this is the last look before a refusal.
+        let perhaps_kept = match self.sight {
+            Sight::Admitted => true,
+            Sight::Staging => shown || gate.is_noted(&info.path, &fingerprint.digest()).await?,
+        };
         if decision.verdict() != Verdict::Admit
-            && let Some((kept, _)) = gate.cache.record(&info.path, &fingerprint.digest()).await?
+            && perhaps_kept
+            && let Some((record, _)) = gate.cache.record(&info.path, &fingerprint.digest()).await?
         {
-            decision = decide(Some(&kept));
+            (decision, kept) = (decide(Some(&record)), Some(record));
         }
-        if decision.verdict() == Verdict::Admit { Ok(()) } else { Err(refused(store_dir, &info.path, decision)) }
+        if decision.verdict() == Verdict::Admit {
+            return Ok(JudgedOffer { kept, reservation: None });
+        }
+        if self.sight == Sight::Staging && is_holdable(&decision) {
+            let has_room = kept.as_ref().is_some_and(is_candidate);
+            let reservation = match has_room {
+                true => None,
+                false => Some(gate.reserve(info, &fingerprint.digest(), &decision, &self.uploader).await?),
+            };
+            self.short.insert(info.path.clone());
+            return Ok(JudgedOffer { kept, reservation });
+        }
+        gate.note_refusal(&decision);
+        Err(refused(store_dir, &info.path, decision))
     }
 
     /// Lists the references of a path that are not admitted, nor about to be. What was valid earlier in this batch is looked at
     /// again when the path becomes visible.
     async fn absent_references(&mut self, info: &PathInfo) -> Result<Vec<StorePath>, GateError> {
-        let here = |path: &StorePath| self.announced.contains(path) || self.valid.contains(path);
+        let comes = |path: &StorePath| self.announced.contains(path) && !self.short.contains(path);
+        let here = |path: &StorePath| comes(path) || self.valid.contains(path);
         let absent = self.gate.absent_references(info, here).await?;
-        let valid = info.other_references().filter(|path| !self.announced.contains(*path) && !absent.contains(path));
+        let valid = info.other_references().filter(|path| !comes(path) && !absent.contains(path));
         self.note_valid(valid.cloned().collect::<Vec<_>>());
         Ok(absent)
     }
@@ -333,11 +379,18 @@ impl Batch {
         };
         let store_dir = self.gate.cache.store_dir();
         let hashed = work.await.map_err(ObjectError::from)?.map_err(|error| match error {
-            IntakeError::Nar(source) => GateError::Nar { path: store_dir.render_path(&offered.info.path), source },
+            IntakeError::Nar(source) => {
+                self.gate.decisions.note_refusal(Code::ContentMismatch);
+                GateError::Nar { path: store_dir.render_path(&offered.info.path), source }
+            }
             IntakeError::Object(error) => error.into(),
         })?;
         let facts = offered.existing.clone();
-        let (verified, luggage) = Verified::compare(store_dir, offered.info.clone(), hashed, facts)?;
+        let compared = Verified::compare(store_dir, offered.info.clone(), hashed, facts);
+        let (verified, luggage) = compared.inspect_err(|error| match error {
+            GateError::FalseAddress { .. } => self.gate.decisions.note_refusal(Code::FalseContentAddress),
+            _ => self.gate.decisions.note_refusal(Code::ContentMismatch),
+        })?;
         self.ready_memory += luggage.listing.as_ref().map_or(0, Vec::len);
         self.ready_memory += luggage.upload.as_ref().map_or(0, |upload| upload.held());
         self.ready.push(Ready { offered, verified, luggage });
@@ -348,7 +401,7 @@ impl Batch {
     async fn commit(&mut self) -> Result<(), GateError> {
         self.committed().await?;
         if !self.ready.is_empty() {
-            let commit = Commit { gate: self.gate.clone(), uploader: self.uploader.clone() };
+            let commit = Commit { gate: self.gate.clone(), uploader: self.uploader.clone(), sight: self.sight };
             self.ready_memory = 0;
             self.committing = Some(tokio::spawn(commit.run(std::mem::take(&mut self.ready))));
         }
@@ -364,11 +417,20 @@ impl Batch {
         let committed = std::mem::take(&mut self.announced);
         self.announced.extend(self.in_flight.iter().map(|(offered, _)| offered.info.path.clone()));
         self.announced.extend(self.ready.iter().map(|ready| ready.offered.info.path.clone()));
-        if outcome.is_ok() {
-            self.note_valid(committed);
-        }
-        outcome
+        let outcome = outcome?;
+        let valid: Vec<StorePath> = committed.into_iter().filter(|path| !self.short.contains(path)).collect();
+        self.note_valid(valid);
+        self.held.extend(outcome.held);
+        Ok(())
     }
+}
+
+/// What was made of a path by what is said of it.
+struct JudgedOffer {
+    /// The evidence that is there, if the decision rests on it.
+    kept: Option<Record>,
+    /// Room in staging, if it is to be held and is not yet.
+    reservation: Option<Reservation>,
 }
 
 /// Whether a path that is offered is there.
@@ -394,6 +456,6 @@ impl Gate {
     /// checked.
     pub(super) async fn existing_nar(&self, info: &PathInfo) -> Result<Option<FileFacts>, GateError> {
         let file = self.cache.nar_file(&info.nar_hash).await?;
-        Ok(file.map(|file| FileFacts { file_hash: None, file_size: file.size }))
+        Ok(file.map(|file| FileFacts::of_size(file.size)))
     }
 }

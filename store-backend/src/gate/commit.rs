@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use verifier::{Fingerprint, PathInfo, StorePath};
+use policy::{Decision, OnConflict, Verdict};
+use verifier::{Fingerprint, FingerprintDigest, PathInfo, StorePath};
 
-use super::admission::{Admissible, Publication, Purpose};
+use super::admission::Publication;
 use super::announcement::{Announcement, Touched, announce_upload};
+use super::staging::{Holding, Reservation};
 use super::verified::{Luggage, Verified};
-use super::{Gate, GateError, Uploader};
+use super::{Gate, GateError, Sight, Uploader};
 use crate::clock::now;
 use crate::object::{Condition, Etag, Version};
 use crate::store::{FileFacts, Record, State};
@@ -27,6 +29,10 @@ pub(super) struct Offered {
     pub(super) replaces: Option<Etag>,
     /// The NAR's object, if it is not what was once written.
     pub(super) damaged: Option<Etag>,
+    /// Whether there is evidence of it, on which the decision rests.
+    pub(super) kept: bool,
+    /// Its room in staging, if it is to be held.
+    pub(super) reservation: Option<Reservation>,
 }
 
 /// A path whose bytes have come and are right.
@@ -40,12 +46,21 @@ pub(super) struct Ready {
 pub(super) struct Commit {
     pub(super) gate: Arc<Gate>,
     pub(super) uploader: Uploader,
+    /// Whether what falls short is held.
+    pub(super) sight: Sight,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// What is held, and why, in one line each.
+    pub held: Vec<String>,
 }
 
 impl Commit {
     /// Makes what is ready visible: in one order NARs, evidence and narinfos, once their contents are on disk. What cannot be
-    /// admitted after all is left out, and with it what refers to it.
-    pub(super) async fn run(self, ready: Vec<Ready>) -> Result<(), GateError> {
+    /// admitted after all is held where that is wanted; otherwise it is left out, and with it what refers to it.
+    pub(super) async fn run(self, ready: Vec<Ready>) -> Result<Committed, GateError> {
         let mut touched = Touched::default();
         for Ready { offered, .. } in &ready {
             touched.add_path(&offered.info.path);
@@ -53,31 +68,66 @@ impl Commit {
             touched.add_nar(&offered.info.nar_hash);
         }
         let announcement = announce_upload(self.gate.cache.objects(), &touched).await?;
+        let paths: HashSet<StorePath> = ready.iter().map(|ready| ready.offered.info.path.clone()).collect();
         let outcome = self.run_announced(ready, &announcement).await;
-        announcement.withdraw().await?;
-        outcome
+        let withdrawn = announcement.withdraw().await;
+        // Some of it may be there even where something failed, and have been waited for.
+        let promoted = self.gate.promote_after(paths, &self.uploader.0).await;
+        let (held, outcome) = outcome;
+        outcome?;
+        withdrawn?;
+        let store_dir = self.gate.cache.store_dir();
+        let held = held.into_iter().filter(|(path, _, _)| !promoted.admitted.contains(path));
+        let say = |(path, fingerprint, decision): (StorePath, FingerprintDigest, Decision)| {
+            promoted.short.get(&fingerprint).unwrap_or(&decision).held_summary(&store_dir.render_path(&path))
+        };
+        Ok(Committed { held: held.map(say).collect() })
     }
 
-    async fn run_announced(&self, ready: Vec<Ready>, announcement: &Announcement) -> Result<(), GateError> {
+    async fn run_announced(
+        &self,
+        ready: Vec<Ready>,
+        announcement: &Announcement,
+    ) -> (Vec<(StorePath, FingerprintDigest, Decision)>, Result<(), GateError>) {
+        let mut held = Vec::new();
+        let outcome = self.commit(ready, announcement, &mut held).await;
+        (held, outcome)
+    }
+
+    async fn commit(
+        &self,
+        ready: Vec<Ready>,
+        announcement: &Announcement,
+        held: &mut Vec<(StorePath, FingerprintDigest, Decision)>,
+    ) -> Result<(), GateError> {
+        if self.sight == Sight::Staging || self.gate.policy().on_conflict() == OnConflict::Hold {
+            self.gate.staging.shelf.look().await?;
+        }
         let mut here = self.references_elsewhere(ready.iter().map(|ready| &ready.offered.info)).await?;
         let mut failed = None;
-        let mut prepared = Vec::new();
+        let (mut prepared, mut holdings, mut reservations) = (Vec::new(), Vec::new(), Vec::new());
         let stored: Vec<_> = stream::iter(ready.iter().map(|ready| self.stored(ready)).collect::<Vec<_>>())
             .buffered(AT_ONCE)
             .try_collect()
             .await?;
-        for (ready, stored) in ready.into_iter().zip(stored) {
+        for (mut ready, stored) in ready.into_iter().zip(stored) {
             let path = ready.offered.info.path.clone();
+            reservations.extend(ready.offered.reservation.take());
             match self.prepare(ready, stored, &here).await {
-                Ok(ready) => {
+                Ok(Preparation::Admissible(ready)) => {
                     here.insert(path);
-                    prepared.push(ready);
+                    prepared.push(*ready);
+                }
+                Ok(Preparation::Short(holding)) => {
+                    held.push((path, holding.offered.fingerprint.digest(), holding.short.decision.clone()));
+                    holdings.push(*holding);
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
         announcement.holds()?;
         self.publish(prepared).await?;
+        self.gate.hold(holdings, &self.uploader.0).await?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -92,11 +142,12 @@ impl Commit {
         Ok(self.gate.view().valid_among(&others).await?.into_iter().collect())
     }
 
-    /// Returns what is kept of a path already. Where there was no narinfo there is hardly any evidence: a crash's leftover, which
-    /// is found when it is written.
+    /// Returns what is kept of a path already. Where there was no narinfo, and nothing is held, there is hardly any evidence: a
+    /// crash's leftover, which is found when it is written.
     async fn stored(&self, ready: &Ready) -> Result<Option<(Record, Version)>, GateError> {
-        let Offered { info, fingerprint, replaces, .. } = &ready.offered;
-        if replaces.is_none() {
+        let Offered { info, fingerprint, replaces, kept, .. } = &ready.offered;
+        let noted = self.sight == Sight::Staging && !self.gate.staging.shelf.of(&info.path).is_empty();
+        if replaces.is_none() && !kept && !noted {
             return Ok(None);
         }
         Ok(self.gate.cache.record(&info.path, &fingerprint.digest()).await?)
@@ -109,7 +160,7 @@ impl Commit {
         ready: Ready,
         stored: Option<(Record, Version)>,
         here: &HashSet<StorePath>,
-    ) -> Result<Prepared, GateError> {
+    ) -> Result<Preparation, GateError> {
         let gate = &self.gate;
         let Ready { offered, verified, luggage } = ready;
         if luggage.upload.is_none() && gate.existing_nar(&offered.info).await?.is_none() {
@@ -117,6 +168,7 @@ impl Commit {
             return Err(GateError::Crossed(format!("the NAR of {path} was there, and was deleted during the upload")));
         }
         let brought = gate.weigh_claims(&offered.fingerprint, offered.info.signatures.iter());
+        let known = stored.is_some();
         let (mut record, condition) = match stored {
             Some((mut record, version)) => {
                 record.read_again(verified.info(), verified.nar().clone());
@@ -128,22 +180,27 @@ impl Commit {
             }
         };
         gate.merge(&mut record, &brought, now(), &self.uploader.0);
-        gate.countersign(&mut record);
-        let admissible = self.judge(&verified, record, here).await?;
+        let admissible = match gate.judge_now(&verified, record, |path| here.contains(path)).await? {
+            Ok(admissible) => admissible,
+            Err(short) if self.holds(&short.decision) => {
+                let short = *short;
+                // What could never be shown is not held either.
+                gate.cache.project(&short.record)?;
+                return Ok(Preparation::Short(Box::new(Holding { offered, luggage, brought, short, known })));
+            }
+            Err(short) => {
+                gate.note_refusal(&short.decision);
+                return Err(short.refused(gate.cache.store_dir()));
+            }
+        };
         let Offered { replaces, damaged, .. } = offered;
         let publication = Publication { admissible, condition, brought, luggage, replaces, damaged };
-        Ok(Prepared { verified, publication })
+        Ok(Preparation::Admissible(Box::new(Prepared { verified, publication })))
     }
 
-    async fn judge(
-        &self,
-        verified: &Verified,
-        record: Record,
-        here: &HashSet<StorePath>,
-    ) -> Result<Admissible, GateError> {
-        let gate = &self.gate;
-        let absent = gate.absent_references(record.info(), |path| here.contains(path)).await?;
-        Admissible::judge(Purpose::Admit, verified, record, &gate.policy(), gate.cache.store_dir(), &absent)
+    /// Says whether what a decision is about is held: somebody's word counts for it.
+    fn holds(&self, decision: &Decision) -> bool {
+        self.sight == Sight::Staging && is_holdable(decision)
     }
 
     /// Publishes what is prepared, judged by the policy of now.
@@ -155,12 +212,24 @@ impl Commit {
             for Prepared { verified, publication } in &mut prepared {
                 let record = publication.admissible.record().clone();
                 here.insert(record.info().path.clone());
-                publication.admissible = self.judge(verified, record, &here).await?;
+                let judged = self.gate.judge_now(verified, record, |path| here.contains(path)).await?;
+                publication.admissible = judged.map_err(|short| short.refused(self.gate.cache.store_dir()))?;
             }
         }
         let publications = prepared.into_iter().map(|prepared| prepared.publication).collect();
         self.gate.publish(publications, &self.uploader.0).await
     }
+}
+
+/// Says whether what falls short is held where anything is: somebody's word counts for it, and what is lacking may come.
+pub(super) fn is_holdable(decision: &Decision) -> bool {
+    decision.verdict() == Verdict::Hold && !decision.signers().is_empty()
+}
+
+/// What became of a path that was judged.
+enum Preparation {
+    Admissible(Box<Prepared>),
+    Short(Box<Holding>),
 }
 
 /// A path that is judged and ready to be stored and shown.

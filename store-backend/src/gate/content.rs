@@ -14,7 +14,7 @@ use verifier::{
 };
 
 use super::intake::{Blocks, Demand, Intake, IntakeError, Keep, MAX_REFERENCES};
-use super::{Batch, Gate, GateError, Uploader};
+use super::{Batch, Gate, GateError, Sight, Uploader};
 use crate::clock::now;
 use crate::object::ObjectError;
 use crate::wire::{ByteSource, Reader};
@@ -104,7 +104,7 @@ impl Gate {
             return Ok(known);
         }
         let path = info.path.clone();
-        let mut batch = Batch::new(self.clone(), uploader.clone());
+        let mut batch = Batch::new(self.clone(), Sight::Admitted, uploader.clone());
         batch.accept_hashed(info, hashed).await?;
         batch.finish().await?;
         let admitted = self.view().path_info(&path).await?;
@@ -131,7 +131,7 @@ impl Gate {
             return Ok(known);
         }
         // Refused, with what is lacking; should the policy have changed just now, it can be added once more.
-        let _refused = Batch::new(self.clone(), uploader.clone()).offer(info).await?;
+        let _refused = Batch::new(self.clone(), Sight::Admitted, uploader.clone()).offer(info).await?;
         Err(GateError::Contended(self.cache.store_dir().render_path(&path)))
     }
 

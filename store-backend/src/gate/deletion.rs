@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use verifier::{NarHash, StorePath};
+use verifier::{FingerprintDigest, NarHash, StorePath};
 
 use super::announcement::{Announcement, Touched, announce_deletion};
-use super::{Gate, GateError};
+use super::decisions::{Event, Named};
+use super::{Gate, GateError, Uploader};
 use crate::object::{Entry, Etag, Key, ObjectStore};
 use crate::store::{EVIDENCE, hash_part_of, listing_key, nar_key, narinfo_key};
 
@@ -34,7 +35,7 @@ impl Gate {
     /// # Errors
     /// [`GateError::Referred`] when a path that stays refers to one of them, [`GateError::Crossed`] when one of them, or
     /// something that refers to it, is being uploaded; then nothing was deleted.
-    pub async fn delete(&self, paths: &[StorePath]) -> Result<Deleted, GateError> {
+    pub async fn delete(&self, paths: &[StorePath], by: &Uploader) -> Result<Deleted, GateError> {
         let mut doomed = Doomed { paths: paths.iter().cloned().collect(), nars: BTreeSet::new() };
         let mut touched = Touched::default();
         for path in &doomed.paths {
@@ -45,7 +46,7 @@ impl Gate {
             }
         }
         let (announcement, uploaded) = announce_deletion(self.cache.objects(), &touched).await?;
-        let deleted = self.delete_announced(&doomed, &uploaded, &announcement).await;
+        let deleted = self.delete_announced(&doomed, &uploaded, &announcement, &by.0).await;
         announcement.withdraw().await?;
         deleted
     }
@@ -55,12 +56,13 @@ impl Gate {
         doomed: &Doomed,
         uploaded: &BTreeSet<String>,
         announcement: &Announcement,
+        by: &str,
     ) -> Result<Deleted, GateError> {
         self.refuse_referred(&doomed.paths).await?;
         announcement.holds()?;
         let mut deleted = Deleted::default();
         for path in &doomed.paths {
-            if self.hide(path, doomed).await? {
+            if self.hide(path, doomed, by).await? {
                 tracing::info!(path = %self.cache.store_dir().render_path(path), "deleted");
                 deleted.paths.insert(path.clone());
             }
@@ -93,18 +95,26 @@ impl Gate {
     }
 
     /// Deletes a path's narinfo, then its listing and its evidence; says whether there was one.
-    async fn hide(&self, path: &StorePath, doomed: &Doomed) -> Result<bool, GateError> {
+    async fn hide(&self, path: &StorePath, doomed: &Doomed, by: &str) -> Result<bool, GateError> {
         let objects = self.cache.objects();
         let Some(narinfo) = self.cache.narinfo(&hash_part_of(path)).await? else {
             return Ok(false);
         };
         // What is written after this was seen belongs to somebody who uploads the path again.
-        let evidence = self.evidence_of(path).await?;
+        let shown = narinfo.info.fingerprint(self.cache.store_dir()).ok().map(|fingerprint| fingerprint.digest());
+        let evidence = self.evidence_of(path, shown.as_ref()).await?;
         if !doomed.nars.contains(&narinfo.info.nar_hash) {
             // It took another's place just now, so nobody was told of its NAR.
             return Err(GateError::Contended(self.cache.store_dir().render_path(path)));
         }
-        if narinfo.info.path != *path || !objects.delete(&narinfo_key(path), &narinfo.version.etag).await? {
+        if narinfo.info.path != *path {
+            return Ok(false);
+        }
+        if let Some(fingerprint) = &shown {
+            let named = Named::of(&narinfo.info, fingerprint, self.cache.store_dir(), by);
+            self.decisions.record(&self.policy(), vec![Event::Deleted { named }]).await?;
+        }
+        if !objects.delete(&narinfo_key(path), &narinfo.version.etag).await? {
             return Ok(false);
         }
         self.memory.forget(path);
@@ -114,26 +124,40 @@ impl Gate {
         for (key, version) in evidence {
             objects.delete(&key, &version).await?;
         }
+        for note in self.staging.shelf.of(path).iter().filter(|note| Some(note.fingerprint) == shown) {
+            self.staging.shelf.remove(note).await?;
+        }
         Ok(true)
     }
 
-    async fn evidence_of(&self, path: &StorePath) -> Result<Vec<(Key, Etag)>, GateError> {
+    /// Lists the evidence of a path, but for that of what is held for it: that stays.
+    async fn evidence_of(
+        &self,
+        path: &StorePath,
+        shown: Option<&FingerprintDigest>,
+    ) -> Result<Vec<(Key, Etag)>, GateError> {
+        self.staging.shelf.look().await?;
+        let notes = self.staging.shelf.of(path);
+        let held = notes.iter().filter(|note| Some(&note.fingerprint) != shown);
+        let held: Vec<String> = held.map(|note| note.fingerprint.to_string()).collect();
         let folder = format!("{EVIDENCE}{}/", hash_part_of(path));
         let mut pages = self.cache.objects().list(&folder).await?;
         let mut found = Vec::new();
         while let Some(page) = pages.next().await? {
             let keyed =
                 |entry: Entry| Some((Key::new(format!("{folder}{}", entry.name))?, entry.metadata.version.etag));
-            found.extend(page.into_iter().filter_map(keyed));
+            found.extend(page.into_iter().filter(|entry| !held.contains(&entry.name)).filter_map(keyed));
         }
         Ok(found)
     }
 
-    /// Returns those of some NARs that visible paths have.
-    async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
+    /// Returns those of some NARs that visible paths have, or something that is held.
+    pub(super) async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
         let _turn = self.whole_store.acquire().await;
         let begun = Instant::now();
-        let mut needed = BTreeSet::new();
+        self.staging.shelf.look().await?;
+        let held = self.staging.shelf.nars();
+        let mut needed: BTreeSet<NarHash> = nars.iter().filter(|nar| held.contains(*nar)).copied().collect();
         for nar in nars {
             if !self.index.paths_of(&self.cache, nar, begun).await?.is_empty() {
                 needed.insert(*nar);

@@ -2,6 +2,7 @@ use policy::Decision;
 use thiserror::Error;
 use verifier::{NarError, NarHash, RealisationError, StoreDir, StorePath};
 
+use super::LogError;
 use crate::object::ObjectError;
 use crate::store::{NarReadError, StoreError};
 
@@ -72,6 +73,25 @@ pub enum GateError {
     /// The path is not valid here. Nix takes the words "is not valid" for just that.
     #[error("path '{0}' is not valid")]
     NotValid(String),
+    /// Nothing of the path is held in staging, or not what was named.
+    #[error("path '{0}' is not held in staging; nix-quorum staging list shows what is")]
+    NotHeld(String),
+    /// Several contents are held for a path, so nothing can be said of it as of one.
+    #[error(
+        "path '{path}' is in conflict: {}; sign only what you built, in your own store, and copy it here; nix-quorum staging diff shows what differs",
+        candidates.join("; ")
+    )]
+    InConflict {
+        /// The full path.
+        path: String,
+        /// What is held, each in a few words.
+        candidates: Vec<String>,
+    },
+    /// What is held cannot be read.
+    #[error(
+        "path '{0}' is not valid: it is held in staging, and its contents can be read only once it is admitted; nix-quorum staging fetch is for those who look into it"
+    )]
+    OnlyHeld(String),
     /// A path that others refer to is to be deleted.
     #[error("cannot delete path '{path}' since {referrer} refers to it; delete that first, or both at once")]
     Referred {
@@ -89,6 +109,9 @@ pub enum GateError {
     /// The store failed.
     #[error("the store failed, and nothing was admitted: {0}")]
     Store(#[from] StoreError),
+    /// The decision log cannot be written.
+    #[error("nothing was admitted: {0}")]
+    Log(#[from] LogError),
     /// Too many writers changed one object at once.
     #[error("{0} was changed by others each time it was to be written; try again")]
     Contended(String),

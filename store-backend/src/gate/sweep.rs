@@ -9,13 +9,15 @@ use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
-use verifier::Timestamp;
+use verifier::{NarHash, Timestamp};
 
 use super::GateError;
 use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
 use super::index::Index;
+use super::promotion::is_candidate;
+use super::shelf::{LISTINGS, Shelf};
 use crate::object::{Entry, Etag, Key, Leftover, ObjectStore, PROBES};
-use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, Record, State};
+use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, NOTES, Record};
 
 /// Objects that are deleted under one announcement: uploads that need one of them wait so long.
 const AT_A_TIME: usize = 2_000;
@@ -35,6 +37,8 @@ pub enum Kind {
     Evidence,
     /// The listing of a path that is not there.
     Listing,
+    /// The note, or the listing to be, of something that is held no more.
+    Note,
     /// An upload that was never finished.
     Upload,
     /// An announcement whose maker is long gone.
@@ -169,18 +173,45 @@ impl Sweep {
         let here: HashSet<String> = known.iter().map(|known| known.hash_part()).collect();
         let mut needed: HashSet<String> = known.iter().map(|known| known.nar_hash.to_nix32()).collect();
         drop(known);
-        let (evidence, held) = self.evidence_without(&here).await?;
+        let shelf = Shelf::new(self.objects().clone());
+        shelf.look().await?;
+        needed.extend(shelf.nars().iter().map(NarHash::to_nix32));
+        let (evidence, held) = self.evidence_without(&here, &shelf).await?;
         needed.extend(held);
         let nar = |name: &str| Some(name.strip_suffix(".nar.zst").filter(|hash| hash.len() == 52)?.to_owned());
         let mut strays = self.old_in(NARS, Kind::Nar, |name| nar(name).filter(|nar| !needed.contains(nar))).await?;
         strays.extend(evidence);
         let listing = |name: &str| Some(name.strip_suffix(".ls").filter(|part| part.len() == 32)?.to_owned());
         strays.extend(self.old_in("", Kind::Listing, |name| listing(name).filter(|part| !here.contains(part))).await?);
+        strays.extend(self.notes_without().await?);
         Ok(strays)
     }
 
-    /// Lists the evidence of paths that are not visible, and the NARs of those that are held until more signatures come.
-    async fn evidence_without(&self, here: &HashSet<String>) -> Result<(Vec<Stray>, HashSet<String>), GateError> {
+    /// Lists the notes of what is held, and its listings to be, of which there is no evidence.
+    async fn notes_without(&self) -> Result<Vec<Stray>, GateError> {
+        let whose = |name: &str| Some(name.split_once('-')?.0.to_owned());
+        let mut notes = self.old_in(NOTES, Kind::Note, whose).await?;
+        notes.extend(self.old_in(LISTINGS, Kind::Note, whose).await?);
+        let looks = notes.into_iter().map(|stray| async move {
+            let name = stray.key.as_str().rsplit('/').next().unwrap_or_default();
+            let evidence = Key::new(format!("{EVIDENCE}{}", name.replacen('-', "/", 1)));
+            let there = match evidence {
+                Some(evidence) => self.objects().head(&evidence).await?.is_some(),
+                None => false,
+            };
+            Ok::<_, GateError>((!there).then_some(stray))
+        });
+        let strays: Vec<Option<Stray>> =
+            stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+        Ok(strays.into_iter().flatten().collect())
+    }
+
+    /// Lists the evidence of paths that are neither visible nor held, and the NARs of what is held.
+    async fn evidence_without(
+        &self,
+        here: &HashSet<String>,
+        shelf: &Shelf,
+    ) -> Result<(Vec<Stray>, HashSet<String>), GateError> {
         let folders = self.objects().list_folders(EVIDENCE).await?;
         let absent: Vec<String> = folders.into_iter().filter(|part| !here.contains(part)).collect();
         let looks = absent.iter().map(|part| async move {
@@ -198,7 +229,8 @@ impl Sweep {
         let (mut strays, mut held) = (Vec::new(), HashSet::new());
         for (stray, record) in looks.into_iter().flatten() {
             match record {
-                Ok(record) if matches!(record.state, State::Candidate { .. }) => {
+                // Of one that is about to be admitted, there is a note still.
+                Ok(record) if is_candidate(&record) || !shelf.of(&record.info().path).is_empty() => {
                     held.insert(record.info().nar_hash.to_nix32());
                 }
                 Ok(_) => strays.push(stray),

@@ -1,4 +1,4 @@
-//! The admitted view: every read goes through here, and answers by the policy of now.
+//! Views: every read goes through here, and answers by the policy of now.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use verifier::{PathInfo, StorePath, Timestamp};
 
 use super::index::Known;
 use super::memory::{Epoch, Standing};
+use super::promotion::is_candidate;
 use super::recent::Found;
-use super::{Gate, GateError};
+use super::{Candidate, Gate, GateError};
 use crate::clock::now;
 use crate::object::Version;
 use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
@@ -31,6 +32,16 @@ const NAR_OVERHEAD: u64 = 256;
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     gate: &'a Gate,
+    sight: Sight,
+}
+
+/// Which of a store's two views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// What is admitted, and nothing else.
+    Admitted,
+    /// That, and of what is held its path infos.
+    Staging,
 }
 
 /// A path whose closure is being judged: its references are gone through one by one.
@@ -50,8 +61,39 @@ enum Look {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn admitted(gate: &'a Gate) -> Self {
-        Self { gate }
+    pub(super) fn of(gate: &'a Gate, sight: Sight) -> Self {
+        Self { gate, sight }
+    }
+
+    /// Returns the path info of what is held of a path that is not valid; none if nothing is, or this view does not show it.
+    ///
+    /// # Errors
+    /// [`GateError::InConflict`] when several contents are held for it, or when the store cannot tell.
+    pub async fn held_info(&self, path: &StorePath) -> Result<Option<PathInfo>, GateError> {
+        if self.sight == Sight::Admitted {
+            return Ok(None);
+        }
+        match &self.gate.candidates(path).await?[..] {
+            [] => Ok(None),
+            [only] => Ok(Some(only.record.stated())),
+            several => Err(GateError::InConflict {
+                path: self.gate.cache.store_dir().render_path(path),
+                candidates: several.iter().map(Candidate::describe).collect(),
+            }),
+        }
+    }
+
+    /// Makes the error for a path that is not valid: where this view shows what is held, it says so.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    pub async fn not_valid(&self, path: &StorePath) -> Result<GateError, GateError> {
+        let store_dir = self.gate.cache.store_dir();
+        Ok(match self.held_info(path).await {
+            Ok(None) => GateError::not_valid(store_dir, path),
+            Ok(Some(_)) | Err(GateError::InConflict { .. }) => GateError::OnlyHeld(store_dir.render_path(path)),
+            Err(error) => return Err(error),
+        })
     }
 
     /// Returns a path's info; none if the path is not valid.
@@ -174,7 +216,7 @@ impl<'a> View<'a> {
     /// [`GateError::NotValid`], or when the NAR is missing.
     pub async fn nar(&self, path: &StorePath) -> Result<NarStream, GateError> {
         let Some(record) = self.record(path).await? else {
-            return Err(GateError::not_valid(self.gate.cache.store_dir(), path));
+            return Err(self.not_valid(path).await?);
         };
         let read = self.gate.recent.take_nar(&self.gate.cache, path).await;
         Ok(self.gate.cache.nar_of(record.info(), read).await?)
@@ -307,7 +349,8 @@ impl<'a> View<'a> {
     fn look(&self, record: &Record, version: &Version, epoch: Epoch) -> Look {
         let path = &record.info().path;
         let decision = self.gate.stands(record, &self.gate.policy());
-        if decision.verdict() != Verdict::Admit {
+        // What is held is not valid, whatever a crash left in its place.
+        if decision.verdict() != Verdict::Admit || is_candidate(record) {
             let until = decision.next_change();
             self.gate.memory.remember(path, version, Standing::NotAdmitted, until, epoch);
             return Look::Known(Standing::NotAdmitted);

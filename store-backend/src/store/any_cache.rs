@@ -1,16 +1,46 @@
 //! A binary cache as a store to read: ours, or one that stock Nix wrote.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 
 use async_trait::async_trait;
-use verifier::{StoreDir, StorePath};
+use verifier::{FingerprintDigest, PathInfo, StoreDir, StorePath};
 
-use super::binary_cache::{BinaryCache, StoreError, hash_part_of, narinfo_key};
+use super::binary_cache::{BinaryCache, NOTES, StoreError, hash_part_of, narinfo_key};
 use super::decompress::decompress;
 use super::reading::{History, Listed, NarReader, StatedSignature, Statement, Store};
 use super::record::Record;
 use crate::object::{Key, ObjectError};
+
+impl BinaryCache {
+    /// Lists what else is held for a path. Where nothing can be listed, nothing is known of any.
+    async fn rivals(&self, path: &StorePath, shown: Option<&FingerprintDigest>) -> Vec<PathInfo> {
+        let held = self.held.get_or_init(|| async { self.list_held().await.unwrap_or_default() }).await;
+        let mut rivals = Vec::new();
+        for digest in held.get(&hash_part_of(path)).into_iter().flatten().filter(|digest| Some(*digest) != shown) {
+            if let Ok(Some((record, _))) = self.record(path, digest).await {
+                rivals.push(record.info().clone());
+            }
+        }
+        rivals
+    }
+
+    async fn list_held(&self) -> Result<HashMap<String, Vec<FingerprintDigest>>, ObjectError> {
+        let mut held: HashMap<String, Vec<FingerprintDigest>> = HashMap::new();
+        let mut pages = self.objects().list(NOTES).await?;
+        while let Some(page) = pages.next().await? {
+            for entry in page {
+                let Some((hash_part, digest)) = entry.name.split_once('-') else {
+                    continue;
+                };
+                if let Ok(digest) = digest.parse() {
+                    held.entry(hash_part.to_owned()).or_default().push(digest);
+                }
+            }
+        }
+        Ok(held)
+    }
+}
 
 #[async_trait]
 impl Store for BinaryCache {
@@ -48,7 +78,8 @@ impl Store for BinaryCache {
         for text in info.signatures.iter().filter(|text| !in_record(text)) {
             signatures.push(StatedSignature { text: text.clone(), first_seen: None });
         }
-        Ok(Some(Statement { info, signatures, history, file: Some(narinfo.file) }))
+        let rivals = self.rivals(path, digest.as_ref()).await;
+        Ok(Some(Statement { info, signatures, history, rivals, file: Some(narinfo.file) }))
     }
 
     async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {

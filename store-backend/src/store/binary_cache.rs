@@ -1,9 +1,11 @@
 //! Nix's binary cache layout over an object store, with what is ours under `quorum/`.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use nix_narinfo::{Compression, NarInfo, NixSignature};
 use thiserror::Error;
+use tokio::sync::OnceCell;
 use verifier::{
     ContentAddress, FingerprintDigest, NarHash, NixHash, OutputId, PathInfo, StoreDir, StorePath, nixbase32,
 };
@@ -24,6 +26,9 @@ const MAX_REALISATION: u64 = 1 << 20;
 
 /// Where the evidence is: for each hash part a folder.
 pub(crate) const EVIDENCE: &str = "quorum/evidence/";
+
+/// Where the notes of what is held are, each called by its path's hash part and its fingerprint's digest.
+pub(crate) const NOTES: &str = "quorum/staging/";
 
 const CACHE_INFO: &str = "nix-cache-info";
 
@@ -120,6 +125,8 @@ pub struct BinaryCache {
     objects: Arc<dyn ObjectStore>,
     store_dir: Arc<StoreDir>,
     compression_level: i32,
+    /// What is held of each hash part, as an audit once saw it.
+    pub(super) held: Arc<OnceCell<HashMap<String, Vec<FingerprintDigest>>>>,
 }
 
 /// zstd's level for NARs: its default, and Nix's.
@@ -138,7 +145,7 @@ impl BinaryCache {
                 objects.publish(vec![Draft::of_bytes(key(CACHE_INFO), Condition::Absent, text)]).await?;
             }
         }
-        Ok(Self { objects, store_dir: Arc::new(store_dir.clone()), compression_level: COMPRESSION_LEVEL })
+        Ok(Self::over(objects, store_dir.clone()))
     }
 
     /// Opens a binary cache that is there already, anybody's, to read it. `expected` is the store directory that it must be
@@ -156,7 +163,12 @@ impl BinaryCache {
             None => StoreDir::new(found)
                 .map_err(|error| StoreError::Narinfo { key: key(CACHE_INFO), why: error.to_string() })?,
         };
-        Ok(Self { objects, store_dir: Arc::new(store_dir), compression_level: COMPRESSION_LEVEL })
+        Ok(Self::over(objects, store_dir))
+    }
+
+    fn over(objects: Arc<dyn ObjectStore>, store_dir: StoreDir) -> Self {
+        let store_dir = Arc::new(store_dir);
+        Self { objects, store_dir, compression_level: COMPRESSION_LEVEL, held: Arc::default() }
     }
 
     /// Has NARs compressed at another of zstd's levels from now on.

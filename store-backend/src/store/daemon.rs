@@ -82,7 +82,7 @@ impl Store for Daemon {
         Ok(info.map(|info| {
             let stated = |text: &String| StatedSignature { text: text.clone(), first_seen: None };
             let signatures = info.signatures.iter().map(stated).collect();
-            Statement { info, signatures, history: History::None, file: None }
+            Statement { info, signatures, history: History::None, rivals: Vec::new(), file: None }
         }))
     }
 

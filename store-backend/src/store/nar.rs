@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use verifier::{NarHash, PathInfo};
 
@@ -116,6 +117,12 @@ impl NarStream {
         }
     }
 
+    /// Makes it a reader for a thread that may wait. It comes to its end only where the hash is right.
+    #[must_use]
+    pub fn blocking(self, runtime: Handle) -> BlockingNar {
+        BlockingNar { runtime, nar: self, block: Bytes::new() }
+    }
+
     /// Says whether what was read is the NAR that was vouched for.
     fn check(&mut self) -> Result<(), NarReadError> {
         let found = NarHash::from_sha256(self.sha256.clone().finalize().into());
@@ -130,6 +137,27 @@ impl NarStream {
     fn unreadable(&mut self, source: io::Error) -> NarReadError {
         (self.blocks, self.held) = (Blocks::One(None), None);
         NarReadError::Unreadable { key: self.key.clone(), source }
+    }
+}
+
+/// A NAR for a thread that may wait.
+pub struct BlockingNar {
+    runtime: Handle,
+    nar: NarStream,
+    block: Bytes,
+}
+
+impl Read for BlockingNar {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.block.is_empty() {
+            match self.runtime.block_on(self.nar.next()).map_err(io::Error::other)? {
+                Some(block) => self.block = block,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.block.len());
+        self.block.split_to(count).copy_to_slice(&mut buffer[..count]);
+        Ok(count)
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Statement {
     pub signatures: Vec<StatedSignature>,
     /// What is known of the signatures' times.
     pub history: History,
+    /// Other fingerprints that are held for the same path, where the store holds any.
+    pub rivals: Vec<PathInfo>,
     /// Where the NAR is; none for a store that is asked for it by path.
     pub file: Option<NarFile>,
 }

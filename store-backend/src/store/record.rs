@@ -27,6 +27,12 @@ pub enum RecordError {
     Damaged(String),
 }
 
+/// Says in a few words which fingerprint a path info has.
+pub(crate) fn describe_info(info: &PathInfo) -> String {
+    let references = info.other_references().count();
+    format!("NAR {} of {} bytes with {references} references", info.nar_hash, info.nar_size)
+}
+
 /// A signature with its history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -48,6 +54,13 @@ pub struct FileFacts {
     pub file_hash: Option<String>,
     /// Their number.
     pub file_size: u64,
+}
+
+impl FileFacts {
+    /// Describes an object that somebody else compressed.
+    pub(crate) fn of_size(file_size: u64) -> Self {
+        Self { file_hash: None, file_size }
+    }
 }
 
 /// The record of having hashed a NAR.
@@ -137,6 +150,14 @@ impl Record {
     #[must_use]
     pub fn info(&self) -> &PathInfo {
         &self.info
+    }
+
+    /// Returns the path info with the signatures that were brought, and without the gate's own: for what is not admitted, nobody
+    /// gets that.
+    #[must_use]
+    pub fn stated(&self) -> PathInfo {
+        let signatures = self.signatures.iter().map(|kept| kept.signature.clone()).collect();
+        PathInfo { signatures, ..self.info.clone() }
     }
 
     /// Returns the fingerprint that it is all about.

@@ -8,6 +8,7 @@ pub mod child;
 pub mod doors;
 pub mod faults;
 pub mod keys;
+pub mod mortal;
 pub mod package;
 pub mod pieces;
 pub mod raw;

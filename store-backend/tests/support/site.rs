@@ -10,7 +10,7 @@ use std::time::Duration;
 use policy::Policy;
 use store_backend::client::Client;
 use store_backend::daemon::{Peer, Server, Settings, serve_connection};
-use store_backend::gate::{Gate, Uploader};
+use store_backend::gate::{Gate, Sight, Uploader};
 use store_backend::object::Directory;
 use store_backend::protocol::Trust;
 use store_backend::store::BinaryCache;
@@ -27,6 +27,11 @@ pub async fn open_gate(directory: &Path, policy: Policy, countersign: Option<Sec
     let objects = Directory::open(directory).expect("the directory can be written");
     let cache = BinaryCache::open(Arc::new(objects), &StoreDir::default()).await.expect("a binary cache");
     Arc::new(Gate::new(cache, policy, countersign).expect("a gate"))
+}
+
+/// Whom records name.
+pub fn person() -> Uploader {
+    Uploader("a person".into())
 }
 
 /// A store, its gate, and a server. Everything goes when it is dropped.
@@ -100,15 +105,31 @@ impl Site {
         raw
     }
 
+    /// Connects to staging, as an uploader of some name whom the server does not trust.
+    pub fn staging(&self, by: &str) -> Raw {
+        self.staging_through(&self.gate, by)
+    }
+
+    /// Connects to staging through another gate.
+    pub fn staging_through(&self, gate: &Arc<Gate>, by: &str) -> Raw {
+        let peer = Peer { sight: Sight::Staging, trust: Trust::Untrusted, uploader: Uploader(by.into()) };
+        let mut raw = self.dial(gate, peer);
+        raw.greet(38, &[]);
+        raw
+    }
+
     /// A connection, before its greeting, of somebody with or without trust.
     pub fn dial_as(&self, trust: Trust) -> Raw {
+        self.dial(&self.gate, Peer { sight: Sight::Admitted, trust, uploader: Uploader("a test".into()) })
+    }
+
+    fn dial(&self, gate: &Arc<Gate>, peer: Peer) -> Raw {
         let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
         theirs.set_nonblocking(true).expect("a socket");
-        let gate = self.gate.clone();
+        let gate = gate.clone();
         self.runtime.spawn(async move {
             let theirs = tokio::net::UnixStream::from_std(theirs).expect("within the runtime");
             let (input, output) = theirs.into_split();
-            let peer = Peer { trust, uploader: Uploader("a test".into()) };
             let _ended = serve_connection(gate, peer, input, output).await;
         });
         Raw::over(ours)
