@@ -90,6 +90,20 @@ impl Gate {
         gate
     }
 
+    /// Starts one that holds what falls short of its quorum, on a socket of its own.
+    pub fn start_staging(directory: &Path, policy: &str) -> Self {
+        fs::create_dir_all(directory).expect("a directory for the gate");
+        let socket = directory.join("staging");
+        let place = socket.display().to_string();
+        write_script(
+            &directory.join("stdio-staging"),
+            &format!("exec '{PROGRAM}' \"$@\" --view staging --staging-socket '{place}'"),
+        );
+        let mut gate = Self::start(directory, policy, &["--staging-socket", &place]);
+        until_it_answers(&mut gate.process, &socket, directory);
+        gate
+    }
+
     /// Starts one that must refuse to serve, and returns its exit status and what it says.
     pub fn refuses_to_start(directory: &Path, policy: &str, options: &[&str]) -> (Option<i32>, String) {
         Self::refuses_to_start_on(directory, &Storage::directory(&directory.join("store")), policy, options)
@@ -147,6 +161,30 @@ impl Gate {
         format!("ssh-ng://localhost?remote-program={}", self.directory.join("stdio").display())
     }
 
+    /// Returns the URI of the view in which what is held is seen.
+    pub fn staging(&self, transport: Transport) -> String {
+        let place = |name: &str| self.directory.join(name).display().to_string();
+        match transport {
+            Transport::Unix => format!("unix://{}", place("staging")),
+            Transport::SshNg => format!("ssh-ng://localhost?remote-program={}", place("stdio-staging")),
+        }
+    }
+
+    /// Returns its process, for those who end it without asking.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Returns the command that looks into its store: to be followed by a subcommand.
+    pub fn quorum(&self) -> String {
+        let policy = self.directory.join("policy.toml");
+        format!(
+            "env NIX_QUORUM_CONFIG=/dev/null NIX_QUORUM_STORE={} NIX_QUORUM_POLICY={} {PROGRAM}",
+            self.file(),
+            policy.display()
+        )
+    }
+
     /// Returns the directory that is served, as stock Nix reads it.
     pub fn file(&self) -> String {
         format!("file://{}", self.store().display())
@@ -157,7 +195,7 @@ impl Gate {
         self.directory.join("store")
     }
 
-    /// Returns the names of all files in it, but for the locks, which say nothing. What a refused upload had begun may go a
+    /// Returns the names of all files in it, but for the locks, which say nothing, and the log of what was decided. What a refused upload had begun may go a
     /// moment after the refusal was heard: that moment is waited for.
     pub fn objects(&self) -> BTreeSet<String> {
         let begun = Instant::now();
@@ -278,8 +316,10 @@ fn names_in(store: &Path) -> BTreeSet<String> {
             if path.is_dir() {
                 folders.push(path);
             } else if folder.file_name().is_none_or(|name| name != "lock") {
-                let name = path.strip_prefix(store).expect("it is in there");
-                found.insert(name.display().to_string());
+                let name = path.strip_prefix(store).expect("it is in there").display().to_string();
+                if !name.starts_with("quorum/log/") {
+                    found.insert(name);
+                }
             }
         }
     }
