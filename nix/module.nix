@@ -52,7 +52,13 @@ let
     else
       source;
 
-  configSource = toml.generate "nix-quorum.toml" (cfg.settings // { inherit (cfg) socket; });
+  configSource = toml.generate "nix-quorum.toml" (
+    cfg.settings
+    // {
+      inherit (cfg) socket;
+    }
+    // lib.optionalAttrs (cfg.stagingSocket != null) { staging-socket = cfg.stagingSocket; }
+  );
 in
 {
   options.services.nix-quorum = {
@@ -107,6 +113,16 @@ in
       '';
     };
 
+    stagingSocket = mkOption {
+      type = types.nullOr (types.strMatching "/.*");
+      default = null;
+      example = "${runtimeDirectory}/staging.sock";
+      description = ''
+        Where builders bring what is short of its quorum, to be held until other builders have signed the same. Everybody on
+        the machine may connect; without a signature that counts nothing is held. Without this, nothing is held at all.
+      '';
+    };
+
     countersignKeyFile = mkOption {
       type = types.nullOr (types.strMatching "/.*");
       default = null;
@@ -138,10 +154,11 @@ in
           "countersign"
           "policy"
           "socket"
+          "staging-socket"
           "store"
         ];
         message = ''
-          services.nix-quorum.settings: countersign, policy, socket and store have options of their own.
+          services.nix-quorum.settings: countersign, policy, socket, staging-socket and store have options of their own.
         '';
       }
       {
@@ -204,6 +221,9 @@ in
             "--socket"
             cfg.socket
           ]
+          + lib.optionalString (cfg.stagingSocket != null) (
+            " " + utils.escapeSystemdExecArgs [ "--staging-socket" cfg.stagingSocket ]
+          )
           # The directory in which systemd hands over the key.
           + lib.optionalString (cfg.countersignKeyFile != null) " --countersign %d/countersign";
         ExecReload = "${pkgs.coreutils}/bin/kill -HUP $MAINPID";
@@ -232,7 +252,11 @@ in
         ProtectSystem = "strict";
         ReadWritePaths =
           lib.optional (!isBucket && !inside stateDirectory storeDirectory) storeDirectory
-          ++ lib.optional (!inside runtimeDirectory cfg.socket) (builtins.dirOf cfg.socket);
+          ++ map builtins.dirOf (
+            lib.filter (socket: !inside runtimeDirectory socket) (
+              [ cfg.socket ] ++ lib.optional (cfg.stagingSocket != null) cfg.stagingSocket
+            )
+          );
         # For a directory it needs no network: files, and a socket in the file system.
         PrivateNetwork = !isBucket;
         RestrictAddressFamilies = [

@@ -165,7 +165,8 @@ fn configures_a_service(client: &'static Client) {
     assert_eq!(
         setting(&elsewhere, "ExecStart"),
         format!(r#""{program}" "serve" "--store" "file:///srv/quorum" "--policy" "/etc/quorum/policy 100%%.toml" "#)
-            + r#""--socket" "/run/elsewhere/store.sock" --countersign %d/countersign"#
+            + r#""--socket" "/run/elsewhere/store.sock" "--staging-socket" "/run/elsewhere/staging.sock" "#
+            + "--countersign %d/countersign"
     );
     assert_eq!(setting(&elsewhere, "LoadCredential"), "countersign:/etc/quorum/gate.key");
     assert!(unit(&elsewhere).contains(&"ReadWritePaths=/srv/quorum"));

@@ -53,6 +53,7 @@ in
     policy = "/etc/quorum/policy 100%.toml";
     store = "file:///srv/quorum";
     socket = "/run/elsewhere/store.sock";
+    stagingSocket = "/run/elsewhere/staging.sock";
     countersignKeyFile = "/etc/quorum/gate.key";
     settings = {
       log = "debug";
