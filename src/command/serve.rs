@@ -155,8 +155,12 @@ async fn keep_tending(gate: Arc<Gate>, changed: Arc<Notify>) {
         if let Err(error) = gate.bring_log_up_to_date().await {
             tracing::error!(%error, "the decision log does not say yet which policy is in force");
         }
-        if let Err(error) = gate.tend_staging().await {
-            tracing::warn!(%error, "staging could not be looked after: it is tried again later");
+        let tending = gate.clone();
+        // In a task of its own, so that nothing in it can end this one.
+        match tokio::spawn(async move { tending.tend_staging().await }).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "staging could not be looked after: it is tried again soon"),
+            Err(error) => tracing::error!(%error, "staging could not be looked after"),
         }
         let tended = Instant::now();
         while tended.elapsed() < NOW_AND_THEN {

@@ -115,7 +115,11 @@ fn document(candidate: &Candidate, policy: &Policy) -> Value {
     let info = candidate.record.info();
     let store_dir = policy.store_dir();
     let render = |path: &StorePath| store_dir.render_path(path);
-    let state = if candidate.is_held() { "held" } else { "admitted" };
+    let state = match (candidate.is_held(), candidate.decision.verdict()) {
+        (true, _) => "held",
+        (false, Decided::Admit) => "admitted",
+        (false, _) => "no-longer-admitted",
+    };
     let verdict = if candidate.decision.verdict() == Decided::Admit { "admit" } else { "hold" };
     let history = candidate.record.signatures();
     let signatures: Vec<Value> = candidate
@@ -386,9 +390,18 @@ pub fn dropped(candidate: &Candidate, policy: &Policy, format: Format) -> Result
 ///
 /// # Errors
 /// When it cannot be printed.
-pub fn fetched(candidate: &Candidate, policy: &Policy, output: &Path) -> Result<ExitCode, CommandError> {
+pub fn fetched(
+    candidate: &Candidate,
+    policy: &Policy,
+    output: &Path,
+    format: Format,
+) -> Result<ExitCode, CommandError> {
+    if format == Format::Json {
+        return print_json(&json!({ "fetched": document(candidate, policy), "output": output.to_string_lossy() }));
+    }
     let path = policy.store_dir().render_path(&candidate.record.info().path);
-    let warning = if candidate.is_held() { "; it has no quorum: look into it, do not run it" } else { "" };
+    let doubtful = candidate.is_held() || candidate.decision.verdict() != Decided::Admit;
+    let warning = if doubtful { "; it has no quorum: look into it, do not run it" } else { "" };
     print(&format!("{path}: {} is in {}{warning}\n", candidate.describe(), output.display()))
 }
 

@@ -34,6 +34,7 @@ use verifier::{Evidence, SecretKey, StorePath};
 pub use admission::MAX_SIGNATURES;
 pub use batch::{Batch, Offer, Wanted};
 pub use candidates::Candidate;
+pub use commit::Committed;
 pub use content::ContentAddition;
 pub use decisions::{DecisionRecord, Event, Judged, LogError, LogReader, Named};
 pub use deletion::Deleted;

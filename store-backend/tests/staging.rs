@@ -14,7 +14,7 @@ use store_backend::store::BinaryCache;
 use support::keys::{Rules, alice, bob, carol, gate_key, key, mallory, two_of_three};
 use support::package::{Package, full, nar_of_file, noise, package};
 use support::site::{Site, person};
-use support::words::{Words, op};
+use support::words::{Words, add_multiple, op};
 use verifier::{SecretKey, StoreDir, StorePath};
 
 fn by(name: &str, key: &SecretKey) -> Package {
@@ -278,6 +278,24 @@ fn conflicting_contents_are_counted_apart() {
     assert!(said.contains("conflict"), "{said}");
     let all = site.runtime.block_on(site.gate.candidates(&path)).expect("it can be read");
     assert_eq!(all.len(), 2, "what is admitted, and its rival");
+}
+
+/// What was admitted while other bytes were on their way stands in theirs.
+#[test]
+fn what_comes_too_late_is_a_conflict() {
+    let site = Site::new(two_of_three());
+    let late = Package::of_nar("hello", nar_of_file(&noise(1, 800_000))).signed_by(&[&bob()]);
+    let request = add_multiple(&[&late]);
+    let (first, second) = request.0.split_at(request.0.len() / 2);
+    let mut raw = site.staging("two");
+    raw.send(first);
+    std::thread::sleep(Duration::from_millis(50));
+    site.admit(&[&package("hello").signed_by(&[&alice(), &carol()])]);
+    raw.send(second);
+    let said = raw.answer().expect_err("another is admitted");
+    assert!(said.contains("conflict"), "{said}");
+    assert_eq!(notes(&site), 0);
+    assert!(events(&site).iter().any(|event| matches!(event, Event::Conflict { admitted: true, .. })));
 }
 
 #[test]

@@ -60,6 +60,9 @@ pub(in crate::command) struct Fetch {
     /// Write the NAR as it is, and do not unpack it.
     #[arg(long)]
     nar: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Does something with a NAR on a thread that may wait for it.
@@ -163,7 +166,7 @@ pub(super) async fn fetch(arguments: Fetch) -> Result<ExitCode, CommandError> {
         false => unpack(nar, &output),
     });
     written.await?;
-    render::fetched(&candidate, &gate.policy(), &arguments.output)
+    render::fetched(&candidate, &gate.policy(), &arguments.output, render::format(arguments.json))
 }
 
 fn write_nar(mut nar: BlockingNar, output: &Path) -> Result<(), CommandError> {

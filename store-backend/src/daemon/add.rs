@@ -10,7 +10,7 @@ use verifier::{ContentAddressMethod, HashAlgorithm, Judged, PathInfo, Realisatio
 
 use super::OperationError;
 use super::session::{Peer, Session};
-use crate::gate::{Batch, ContentAddition, Gate, GateError, Offer};
+use crate::gate::{Batch, Committed, ContentAddition, Gate, GateError, Offer};
 use crate::protocol::{RawPathInfo, Request, Trust, write_path_info};
 use crate::wire::{ByteSource, Message, Pumped, Reader, WireError, Writer};
 
@@ -83,11 +83,10 @@ pub(super) async fn take_in(
 }
 
 /// Says in one line that paths are held. Who copies a closure is not told of each.
-fn say_held(mut held: Vec<String>) -> Vec<String> {
-    let (count, first) = (held.len(), held.drain(..).next());
-    let line = first.map(|first| match count {
+fn say_held(Committed { held, first }: Committed) -> Vec<String> {
+    let line = first.map(|first| match held {
         1 => format!("nix-quorum: {first}"),
-        _ => format!("nix-quorum: {count} paths are held until their requirements are met, the first: {first}"),
+        _ => format!("nix-quorum: {held} paths are held until their requirements are met, the first: {first}"),
     });
     line.into_iter().collect()
 }

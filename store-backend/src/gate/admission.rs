@@ -277,9 +277,17 @@ impl Gate {
                 Part::Evidence(index) => {
                     let Publication { admissible, brought, .. } = &publications[index];
                     let path = &admissible.record().info().path;
-                    let merged = self.merge_stored(path, brought, Some(admissible.record()), by).await?;
-                    merged.ok_or_else(|| GateError::Contended(store_dir.render_path(path)))?;
-                    self.refresh(path, &admissible.fingerprint, None).await?;
+                    let merged = self.merge_stored(path, brought, Some(admissible.record()), by).await;
+                    let refreshed = match merged {
+                        Ok(Some(_)) => self.refresh(path, &admissible.fingerprint, None).await,
+                        Ok(None) => Err(GateError::Contended(store_dir.render_path(path))),
+                        Err(error) => Err(error),
+                    };
+                    match refreshed {
+                        // The others are published all the same.
+                        Err(error @ (GateError::Conflict { .. } | GateError::Refused { .. })) => failed = Err(error),
+                        refreshed => refreshed?,
+                    }
                 }
                 Part::Narinfo(index) => {
                     let Admissible { record, fingerprint, .. } = &publications[index].admissible;
@@ -421,14 +429,17 @@ impl Gate {
                 }
             }
             let merged = self.merge(&mut record, evidence, now(), by);
-            let stands = !is_candidate(&record) && self.stands(&record, &self.policy()).verdict() == Verdict::Admit;
-            let countersigned = stands && self.countersign(&mut record);
+            let countersigned = self.may_countersign(&record, read).await? && self.countersign(&mut record);
             if !(countersigned | merged.changed | read.is_some()) {
                 return Ok(Some(record));
             }
-            if merged.counts && !logged {
-                let policy = self.policy();
-                let event = self.event_of_merge(&before, &record, &policy, by).await?;
+            let policy = self.policy();
+            let revived = self.revival(&before, &record, &policy, by).await?;
+            let signed = || {
+                let stands = self.stands(&record, &policy);
+                Event::Signed { judged: Judged::of(&record, stands.signers(), self.cache.store_dir(), by) }
+            };
+            if let Some(event) = revived.or_else(|| (merged.counts && !logged).then(signed)) {
                 self.decisions.record(&policy, vec![event]).await?;
                 logged = true;
             }
@@ -443,28 +454,39 @@ impl Gate {
         Err(GateError::Contended(self.cache.store_dir().render_path(path)))
     }
 
-    /// Says what it is that signatures are added. Where they bring back what was no more admitted, that is an admission, by all rules
-    /// for what is new.
-    async fn event_of_merge(
+    /// Says whether a record that is there gets the gate's signature: it has just been judged, or is valid.
+    async fn may_countersign(&self, record: &Record, judged: Option<&Record>) -> Result<bool, GateError> {
+        if self.countersign.is_none() || is_candidate(record) {
+            return Ok(false);
+        }
+        let is_admitted = |record: &Record| matches!(record.state, State::Admitted { .. });
+        Ok(judged.is_some_and(is_admitted) || self.view().is_valid(&record.info().path).await?)
+    }
+
+    /// Judges a change of a record that brings back what was no more admitted: that is an admission, by all rules for what is new.
+    /// Returns what is to be written down; none if the change is nothing of the kind. Where references alone are lacking, it is
+    /// valid again when they are.
+    async fn revival(
         &self,
         before: &Record,
         after: &Record,
         policy: &Arc<Policy>,
         by: &str,
-    ) -> Result<Event, GateError> {
+    ) -> Result<Option<Event>, GateError> {
         let store_dir = self.cache.store_dir();
-        let stands = self.stands(after, policy);
-        let judged = Judged::of(after, stands.signers(), store_dir, by);
-        let stood = is_candidate(before) || self.stands(before, policy).verdict() == Verdict::Admit;
-        if stood || stands.verdict() != Verdict::Admit || !self.is_shown(after).await? {
-            return Ok(Event::Signed { judged });
+        if is_candidate(before) || self.stands(before, policy).verdict() == Verdict::Admit {
+            return Ok(None);
         }
+        let stands = self.stands(after, policy);
+        if stands.verdict() != Verdict::Admit || !self.is_shown(after).await? {
+            return Ok(None);
+        }
+        let judged = Judged::of(after, stands.signers(), store_dir, by);
         let decision = self.decide_now(after).await?;
         let is_about_references = |finding: &Finding| finding.code == Code::MissingReference;
         match (decision.verdict(), decision.findings().first()) {
-            (Verdict::Admit, _) => Ok(Event::Admitted { judged }),
-            // It is valid again when they are.
-            (_, Some(first)) if is_about_references(first) => Ok(Event::Signed { judged }),
+            (Verdict::Admit, _) => Ok(Some(Event::Admitted { judged })),
+            (_, Some(first)) if is_about_references(first) => Ok(Some(Event::Signed { judged })),
             _ => {
                 self.note_refusal(&decision);
                 Err(refused(store_dir, &after.info().path, decision))

@@ -84,8 +84,7 @@ pub struct Batch {
     ready: Vec<Ready>,
     ready_memory: usize,
     committing: Option<JoinHandle<Result<Committed, GateError>>>,
-    /// What was held, and why.
-    held: Vec<String>,
+    committed: Committed,
     /// Signatures that are being added to paths that are there.
     merging: JoinSet<Result<(), GateError>>,
     announced: HashSet<StorePath>,
@@ -106,7 +105,7 @@ impl Batch {
             gate,
             sight,
             uploader,
-            held: Vec::new(),
+            committed: Committed::default(),
             short: HashSet::new(),
             in_flight: VecDeque::new(),
             ready: Vec::new(),
@@ -224,12 +223,11 @@ impl Batch {
         Ok(())
     }
 
-    /// Makes everything visible whose bytes have come and are right. When this returns, it is also on disk. Returns what is held,
-    /// and why, in one line each.
+    /// Makes everything visible whose bytes have come and are right. When this returns, it is also on disk.
     ///
     /// # Errors
     /// The first reason why something could not be admitted; what came before it is.
-    pub async fn finish(mut self) -> Result<Vec<String>, GateError> {
+    pub async fn finish(mut self) -> Result<Committed, GateError> {
         let mut settled = self.settle().await;
         let committed = match self.commit().await {
             Ok(()) => self.committed().await,
@@ -240,7 +238,7 @@ impl Batch {
         while !self.merging.is_empty() {
             settled = settled.and(self.merged_one().await);
         }
-        settled.map(|()| self.held)
+        settled.map(|()| self.committed)
     }
 
     /// Finds out whether the store has this path already.
@@ -420,7 +418,7 @@ impl Batch {
         let outcome = outcome?;
         let valid: Vec<StorePath> = committed.into_iter().filter(|path| !self.short.contains(path)).collect();
         self.note_valid(valid);
-        self.held.extend(outcome.held);
+        self.committed.add(outcome);
         Ok(())
     }
 }

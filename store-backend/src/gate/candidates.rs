@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use policy::{Decision, Finding, OnConflict, Subject, Verdict};
 use tokio::task::JoinSet;
-use verifier::{Evidence, FingerprintDigest, StorePath, Timestamp};
+use verifier::{Evidence, Fingerprint, FingerprintDigest, PathInfo, StorePath, Timestamp};
 
 use super::promotion::is_candidate;
 use super::shelf::Note;
 use super::{Gate, GateError, proven_address};
 use crate::clock::now;
 use crate::object::{Entry, ObjectError};
-use crate::store::{EVIDENCE, NarStream, Record, State, describe_info, hash_part_of};
+use crate::store::{EVIDENCE, NarStream, Narinfo, Record, State, describe_info, hash_part_of};
 
 /// Most fingerprints of one path that are looked at. There are as many as signers at the most, since each needs one of its own.
 const MOST_OF_A_PATH: usize = 256;
@@ -208,6 +208,26 @@ impl Gate {
         let fingerprint = record.fingerprint(self.cache.store_dir()).digest();
         let rival = self.rival(&record.info().path, &fingerprint).await?;
         Ok(self.candidate(record.clone(), true, &absent, rival).decision)
+    }
+
+    /// Returns what a path shows that is valid and is not this.
+    pub(super) async fn shown_otherwise(
+        &self,
+        path: &StorePath,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<PathInfo>, GateError> {
+        if self.recent.is_absent(path) {
+            return Ok(None);
+        }
+        let narinfo = match self.cache.narinfo(&hash_part_of(path)).await {
+            Err(error) if error.is_damage() => None,
+            read => read?,
+        };
+        let Some(Narinfo { info, version, .. }) = narinfo else {
+            return Ok(None);
+        };
+        let other = info.fingerprint(self.cache.store_dir()).ok().as_ref() != Some(fingerprint);
+        Ok((other && self.view().is_valid_at(&info.path, &version).await?).then_some(info))
     }
 
     /// Says whether a path's narinfo is this record's.

@@ -53,8 +53,17 @@ pub(super) struct Commit {
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub struct Committed {
-    /// What is held, and why, in one line each.
-    pub held: Vec<String>,
+    /// How many paths are held.
+    pub held: usize,
+    /// Why the first of them is, in one line.
+    pub first: Option<String>,
+}
+
+impl Committed {
+    pub(super) fn add(&mut self, next: Self) {
+        self.held += next.held;
+        self.first = self.first.take().or(next.first);
+    }
 }
 
 impl Commit {
@@ -78,10 +87,11 @@ impl Commit {
         withdrawn?;
         let store_dir = self.gate.cache.store_dir();
         let held = held.into_iter().filter(|(path, _, _)| !promoted.admitted.contains(path));
-        let say = |(path, fingerprint, decision): (StorePath, FingerprintDigest, Decision)| {
-            promoted.short.get(&fingerprint).unwrap_or(&decision).held_summary(&store_dir.render_path(&path))
-        };
-        Ok(Committed { held: held.map(say).collect() })
+        let held: Vec<(StorePath, FingerprintDigest, Decision)> = held.collect();
+        let first = held.first().map(|(path, fingerprint, decision)| {
+            promoted.short.get(fingerprint).unwrap_or(decision).held_summary(&store_dir.render_path(path))
+        });
+        Ok(Committed { held: held.len(), first })
     }
 
     async fn run_announced(
@@ -126,8 +136,9 @@ impl Commit {
             }
         }
         announcement.holds()?;
-        self.publish(prepared).await?;
+        let published = self.publish(prepared).await;
         self.gate.hold(holdings, &self.uploader.0).await?;
+        published?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -184,6 +195,9 @@ impl Commit {
             Ok(admissible) => admissible,
             Err(short) if self.holds(&short.decision) => {
                 let short = *short;
+                if let Some(shown) = gate.shown_otherwise(&offered.info.path, &offered.fingerprint).await? {
+                    return Err(gate.conflict(&shown, &offered.info, &brought, &self.uploader.0).await?);
+                }
                 // What could never be shown is not held either.
                 gate.cache.project(&short.record)?;
                 return Ok(Preparation::Short(Box::new(Holding { offered, luggage, brought, short, known })));

@@ -50,7 +50,8 @@ const NOTHING: [u8; 32] = [0; 32];
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "event")]
 pub enum Event {
-    /// A path was found to have its quorum, and is about to become visible. If it never does, a crash came between.
+    /// A path was found to have its quorum, and is about to become visible. If it never does, a crash came between, or another
+    /// gate admitted other contents of it just then.
     Admitted {
         /// The fingerprint and its evidence.
         #[serde(flatten)]
@@ -191,6 +192,9 @@ pub struct DecisionRecord {
     pub time: Timestamp,
     /// SHA-256 of the policy that decided, in hexadecimal.
     pub policy: String,
+    /// Its version.
+    #[serde(default)]
+    pub policy_version: u64,
     /// The same for the records of one segment, and for no others.
     nonce: String,
     /// What happened.
@@ -284,7 +288,9 @@ impl Admitted {
                 }
                 self.0.insert(judged.named.path.clone(), (judged.named.fingerprint.clone(), policy.to_owned()));
             }
-            Event::Deleted { named } | Event::Held { judged: Judged { named, .. }, .. } => {
+            Event::Deleted { named }
+            | Event::Dropped { named, .. }
+            | Event::Held { judged: Judged { named, .. }, .. } => {
                 self.0.remove(&named.path);
             }
             _ => {}
@@ -418,8 +424,9 @@ fn write_segment(
     let mut bytes = Vec::new();
     let mut write = |policy: &Policy, event: Event| {
         policy.digest().clone_into(&mut after.policy);
-        let (previous, policy, nonce) = (hex(&after.hash), after.policy.clone(), nonce.clone());
-        let record = DecisionRecord { previous, time, policy, nonce, event };
+        let (previous, policy_version, nonce) = (hex(&after.hash), policy.version(), nonce.clone());
+        let policy = after.policy.clone();
+        let record = DecisionRecord { previous, time, policy, policy_version, nonce, event };
         let line = serde_json::to_vec(&record).expect("texts, numbers and lists can always be written");
         after.hash = Sha256::digest(&line).into();
         bytes.extend(line);

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use policy::{Code, Decision, Finding, Subject, Verdict};
+use policy::{Code, Decision, Finding, Policy, Subject, Verdict};
 use verifier::{Evidence, FingerprintDigest, PathInfo, StorePath};
 
 use super::admission::{Admissible, Circumstances, Publication, Purpose, Short};
@@ -70,23 +70,45 @@ struct Cascade {
     blocked: HashMap<Digest, Vec<Arc<Note>>>,
     /// The hash parts of what is held and not admitted yet, of all that is looked at.
     held: HashSet<Digest>,
+    depth: Depth,
+}
+
+/// How far a cascade looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// At what waits for nothing that is held: what is read is what may be admitted.
+    WhatMayBe,
+    /// At everything, also at notes of what is valid long since, and of which a path shows another: who looks for what crashes left,
+    /// or somebody put in the way, has to.
+    Everything,
 }
 
 impl Cascade {
-    fn new(waiting: VecDeque<Arc<Note>>) -> Self {
+    fn new(waiting: VecDeque<Arc<Note>>, depth: Depth) -> Self {
         let held = waiting.iter().map(|note| note.digest()).collect();
-        Self { waiting, blocked: HashMap::new(), held }
+        Self { waiting, blocked: HashMap::new(), held, depth }
     }
 
     /// Takes what may be looked at next, as if those before it were admitted.
     fn next(&mut self) -> Vec<Arc<Note>> {
-        let mut references = 0;
-        let fits = self.waiting.iter().take(AT_A_TIME).take_while(|note| {
+        let (mut taken, mut references, mut here) = (Vec::new(), 0, HashSet::new());
+        while let Some(note) = self.waiting.pop_front() {
+            let waits_for = note.references.iter().find(|reference| {
+                self.held.contains(*reference) && !here.contains(*reference) && **reference != note.digest()
+            });
+            if let Some(reference) = waits_for.filter(|_| self.depth == Depth::WhatMayBe) {
+                self.blocked.entry(*reference).or_default().push(note);
+                continue;
+            }
             references += note.references.len();
-            references <= REFERENCES_AT_A_TIME
-        });
-        let count = fits.count().max(1).min(self.waiting.len());
-        self.waiting.drain(..count).collect()
+            if !taken.is_empty() && (references > REFERENCES_AT_A_TIME || taken.len() == AT_A_TIME) {
+                self.waiting.push_front(note);
+                break;
+            }
+            here.insert(note.digest());
+            taken.push(note);
+        }
+        taken
     }
 
     /// Returns what a candidate waits for, of what is held.
@@ -107,7 +129,7 @@ impl Gate {
     /// Admits what can be, of the candidates of some paths and of all that waits for them. What fails is left for
     /// [`Gate::tend_staging`].
     pub(super) async fn promote_after(self: &Arc<Self>, paths: HashSet<StorePath>, by: &str) -> Promoted {
-        match self.promote(paths, by).await {
+        match self.promote(paths, Depth::WhatMayBe, by).await {
             Ok(promoted) => promoted,
             Err(error) => {
                 tracing::warn!(%error, "not everything was admitted that could be: it is tried again");
@@ -118,7 +140,12 @@ impl Gate {
     }
 
     /// Admits what can be, of the candidates of some paths and of all that waits for them.
-    pub(super) async fn promote(self: &Arc<Self>, paths: HashSet<StorePath>, by: &str) -> Result<Promoted, GateError> {
+    pub(super) async fn promote(
+        self: &Arc<Self>,
+        paths: HashSet<StorePath>,
+        depth: Depth,
+        by: &str,
+    ) -> Result<Promoted, GateError> {
         let mut seeds: HashSet<Digest> = paths.iter().map(|path| *path.digest()).collect();
         let mut promoted = Promoted { asked: paths, ..Promoted::default() };
         while !seeds.is_empty() {
@@ -128,7 +155,7 @@ impl Gate {
                 break;
             }
             let before = promoted.admitted.len();
-            let mut cascade = Cascade::new(self.staging.shelf.affected(&seeds));
+            let mut cascade = Cascade::new(self.staging.shelf.affected(&seeds), depth);
             loop {
                 let notes = cascade.next();
                 if notes.is_empty() {
@@ -298,9 +325,10 @@ impl Gate {
             let decision = self.decide_now(&record).await?;
             return Ok(Err(Box::new(Short { record, decision })));
         }
-        let brought = self.evidence(&record, &self.policy());
+        let policy = self.policy();
+        let brought = self.evidence(&record, &policy);
         // Who lacks signatures does not have everybody's references looked up.
-        if let Some(mut decision) = self.short_by_itself(&record, &brought) {
+        if let Some(mut decision) = short_by_itself(&record, &brought, &policy) {
             if let Some((at_most, conflict)) = self.rival(&note.path, &note.fingerprint).await? {
                 decision = decision.limited(at_most, conflict);
             }
@@ -322,14 +350,6 @@ impl Gate {
         Ok(Ok(Publication { admissible, condition, brought, luggage, replaces, damaged: None }))
     }
 
-    /// Returns what is said of a record that falls short whatever it refers to; none if its references decide.
-    fn short_by_itself(&self, record: &Record, evidence: &Evidence) -> Option<Decision> {
-        let path = &record.info().path;
-        let subject = Subject { path, evidence, address: proven_address(record), absent_references: &[] };
-        let decision = self.policy().decide(&subject, now());
-        (decision.verdict() != Verdict::Admit).then_some(decision)
-    }
-
     /// Judges verified bytes by the policy of now, and by what is there.
     pub(super) async fn judge_now(
         &self,
@@ -344,6 +364,14 @@ impl Gate {
         let circumstances = Circumstances { purpose: Purpose::Admit, policy, store_dir, absent, rival };
         Ok(Admissible::judge(verified, record, circumstances).map(|admissible| admissible.countersigned(self)))
     }
+}
+
+/// Returns what is said of a record that falls short whatever it refers to; none if its references decide.
+fn short_by_itself(record: &Record, evidence: &Evidence, policy: &Policy) -> Option<Decision> {
+    let path = &record.info().path;
+    let subject = Subject { path, evidence, address: proven_address(record), absent_references: &[] };
+    let decision = policy.decide(&subject, now());
+    (decision.verdict() != Verdict::Admit).then_some(decision)
 }
 
 /// Says whether a record is of something that is held.

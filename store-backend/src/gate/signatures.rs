@@ -90,7 +90,9 @@ impl Gate {
         }
         kept.dropped = dropped.unwrap_or_default();
         // What was written before something failed may be enough.
-        self.promote_after(HashSet::from([path.clone()]), &uploader.0).await;
+        if !kept.counted.is_empty() {
+            self.promote_after(HashSet::from([path.clone()]), &uploader.0).await;
+        }
         failed?;
         if !self.view().is_valid(path).await? {
             let left = self.candidates(path).await?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use policy::{Code, Decision, Finding};
 use verifier::{Evidence, FingerprintDigest, PathInfo, StorePath};
 
@@ -234,9 +234,12 @@ impl Gate {
         let store_dir = self.cache.store_dir();
         let (known, mut fresh): (Vec<Holding>, Vec<Holding>) = holdings.into_iter().partition(|holding| holding.known);
         let again = known.into_iter().map(|holding| self.hold_again(holding, by));
-        stream::iter(again.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let again: Vec<Result<(), GateError>> =
+            stream::iter(again.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+        // What cannot be taken back in takes nothing from the rest.
+        let again = again.into_iter().collect::<Result<(), GateError>>();
         if fresh.is_empty() {
-            return Ok(());
+            return again;
         }
         for holding in &mut fresh {
             holding.short.record.state = State::Candidate { since: now() };
@@ -250,7 +253,8 @@ impl Gate {
             events.push(Event::Held { judged, lacks: decision.held_summary(&path) });
         }
         self.decisions.record(&self.policy(), events).await?;
-        self.store_candidates(fresh, by).await
+        self.store_candidates(fresh, by).await?;
+        again
     }
 
     /// Takes what is held already and came again: what is lost of its bytes is replaced, and the signatures are added.

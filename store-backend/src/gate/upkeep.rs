@@ -5,14 +5,17 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use verifier::{FingerprintDigest, StorePath};
+use verifier::{FingerprintDigest, NarHash, StorePath};
 
-use super::announcement::{Touched, announce_deletion};
+use super::admission::ATTEMPTS;
+use super::announcement::{Announcement, Touched, announce_deletion};
 use super::candidates::Place;
 use super::decisions::{Event, Named};
 use super::deletion::remove;
+use super::promotion::Depth;
 use super::{Gate, GateError};
 use crate::clock::now;
+use crate::object::Key;
 use crate::store::{nar_key, record_key};
 
 /// Candidates that are given up under one announcement.
@@ -47,12 +50,15 @@ impl Gate {
         self.staging.shelf.look().await?;
         for (path, fingerprint) in candidates {
             touched.add_path(path);
+            if let Ok(Some((record, _))) = self.cache.record(path, fingerprint).await {
+                touched.add_nar(&record.info().nar_hash);
+            }
             for note in self.staging.shelf.of(path).iter().filter(|note| note.fingerprint == *fingerprint) {
                 touched.add_nar(&note.nar_hash);
             }
         }
         let (announcement, uploaded) = announce_deletion(self.cache.objects(), &touched).await?;
-        let dropped = self.drop_announced(candidates, &uploaded, reason, by).await;
+        let dropped = self.drop_announced(candidates, &touched, &uploaded, &announcement, reason, by).await;
         announcement.withdraw().await?;
         dropped
     }
@@ -60,7 +66,9 @@ impl Gate {
     async fn drop_announced(
         &self,
         candidates: &[(StorePath, FingerprintDigest)],
+        touched: &Touched,
         uploaded: &BTreeSet<String>,
+        announcement: &Announcement,
         reason: &str,
         by: &str,
     ) -> Result<usize, GateError> {
@@ -70,11 +78,11 @@ impl Gate {
         for (path, fingerprint) in candidates {
             let noted = self.staging.shelf.of(path).into_iter().find(|note| note.fingerprint == *fingerprint);
             match self.cache.record(path, fingerprint).await {
-                Ok(Some((record, version))) if self.place_of(&record).await? == Place::Held => {
+                Ok(Some((record, _))) if self.place_of(&record).await? == Place::Held => {
                     let named = Named::of(record.info(), fingerprint, store_dir, by);
                     events.push(Event::Dropped { named, reason: reason.to_owned() });
                     nars.insert(record.info().nar_hash);
-                    evidence.push((record_key(path, fingerprint), version.etag));
+                    evidence.push(record_key(path, fingerprint));
                 }
                 // It is admitted, and its note is about to go.
                 Ok(Some(_)) => continue,
@@ -95,19 +103,38 @@ impl Gate {
         if !events.is_empty() {
             self.decisions.record(&self.policy(), events).await?;
         }
-        for (key, version) in evidence {
-            // What another gate has dropped meanwhile is gone as well.
-            self.cache.objects().delete(&key, &version).await?;
+        announcement.holds()?;
+        for key in &evidence {
+            self.remove_evidence(key).await?;
         }
         for note in &notes {
             self.staging.shelf.remove(note).await?;
             tracing::info!(path = %store_dir.render_path(&note.path), reason, by, "dropped from staging");
         }
         let needed = self.nars_needed_of(&nars).await?;
-        for nar in nars.iter().filter(|nar| !needed.contains(nar) && !uploaded.contains(&nar.to_nix32())) {
+        // Only those whose deletion was announced: of others somebody may be about to rely on them.
+        let free = |nar: &&NarHash| {
+            let name = nar.to_nix32();
+            !needed.contains(nar) && !uploaded.contains(&name) && touched.nars.contains(&name)
+        };
+        for nar in nars.iter().filter(free) {
+            announcement.holds()?;
             remove(self.cache.objects(), &nar_key(nar)).await?;
         }
         Ok(dropped)
+    }
+
+    /// Deletes evidence, whoever adds signatures to it meanwhile: they go with it.
+    async fn remove_evidence(&self, key: &Key) -> Result<(), GateError> {
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.cache.objects().head(key).await? else {
+                return Ok(());
+            };
+            if self.cache.objects().delete(key, &found.version.etag).await? {
+                return Ok(());
+            }
+        }
+        Err(GateError::Contended(key.to_string()))
     }
 
     /// Admits what can be admitted, of all that is held, and gives up what was held for too long. Whoever runs a gate calls this at
@@ -118,10 +145,18 @@ impl Gate {
     /// When the store fails; it goes on where it was when it is called again.
     pub async fn tend_staging(self: &Arc<Self>) -> Result<(), GateError> {
         self.staging.unfinished.store(false, Ordering::Relaxed);
+        let tended = self.tend().await;
+        if tended.is_err() {
+            self.staging.note_unfinished();
+        }
+        tended
+    }
+
+    async fn tend(self: &Arc<Self>) -> Result<(), GateError> {
         self.staging.shelf.look().await?;
         let notes = self.staging.shelf.all();
         let seeds: HashSet<StorePath> = notes.iter().map(|note| note.path.clone()).collect();
-        self.promote(seeds, "nix-quorum").await?;
+        let promoted = self.promote(seeds, Depth::Everything, "nix-quorum").await;
         let keep = i64::try_from(self.staging.limits.keep.as_secs()).unwrap_or(i64::MAX);
         let over = notes.iter().filter(|note| note.since.as_unix().saturating_add(keep) < now().as_unix());
         let over: Vec<_> = over.map(|note| (note.path.clone(), note.fingerprint)).collect();
@@ -132,7 +167,7 @@ impl Gate {
                 dropped => drop(dropped?),
             }
         }
-        Ok(())
+        promoted.map(drop)
     }
 
     /// Says whether there is something left that [`Gate::tend_staging`] should do soon.

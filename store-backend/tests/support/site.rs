@@ -150,7 +150,7 @@ impl Site {
         self.upload(packages).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Every file of the store with its size, but for the locks.
+    /// Every file of the store with its size, but for the locks and the log of what was decided.
     pub fn files(&self) -> BTreeMap<String, u64> {
         files(&self.store)
     }
@@ -168,7 +168,7 @@ impl Drop for Site {
     }
 }
 
-/// Every file below a directory with its size, but for the locks.
+/// Every file below a store's directory with its size, but for the locks and the log of what was decided.
 pub fn files(root: &Path) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
@@ -181,7 +181,7 @@ pub fn files(root: &Path) -> BTreeMap<String, u64> {
                 continue;
             }
             let name = entry.path().strip_prefix(root).expect("below the root").display().to_string();
-            if !name.starts_with("quorum/lock/") {
+            if !name.starts_with("quorum/lock/") && !name.starts_with("quorum/log/") {
                 found.insert(name, metadata.len());
             }
         }
