@@ -22,10 +22,7 @@ const SIZE: u32 = 90;
 /// How many a third one builds of them, and a last one that is not among them.
 const PART: u32 = 20;
 
-/// How many derivations make a closure that is copied path by path.
-const FEW: u32 = 40;
-
-/// How many make one that takes a while to copy.
+/// How many derivations make a closure that takes a while to copy.
 const MANY: u32 = 150;
 
 /// What each builder builds differently: of three files two.
@@ -102,7 +99,7 @@ fn what_two_builders_built_alike_is_admitted(client: &Client) {
 }
 
 fn a_reviewers_signature_admits_what_is_held(client: &Client) {
-    let (stage, all) = Stage::with_closure(client, 8);
+    let (stage, all) = Stage::with_closure(client, MANY);
     stage.shell.must("nix copy --from $A --to $TN $C");
     assert_eq!(stage.admitted(), BTreeSet::new());
     stage.shell.must("nix store sign --store $T -k $K3 -r $C");
@@ -111,7 +108,7 @@ fn a_reviewers_signature_admits_what_is_held(client: &Client) {
 }
 
 fn signatures_copied_alone_admit_what_is_held(client: &Client) {
-    let (stage, all) = Stage::with_closure(client, 8);
+    let (stage, all) = Stage::with_closure(client, MANY);
     stage.shell.must("nix copy --from $B --to file://$W/cache $C");
     stage.shell.must("nix copy --from $A --to $T $C");
     stage.shell.must_fail("nix store copy-sigs --store $S -s file://$W/cache -r $C", "path '$C' is not valid");
@@ -125,7 +122,7 @@ fn signatures_copied_alone_admit_what_is_held(client: &Client) {
 #[test]
 fn paths_that_come_one_by_one_in_any_order_are_admitted() {
     with_client(2, |client| {
-        let (stage, all) = Stage::with_closure(client, FEW);
+        let (stage, all) = Stage::with_closure(client, MANY);
         // One in the order of their hashes, which is none; the other from the top down.
         let copy = |order: &str, from: &str, to: &str| {
             stage.shell.must(&format!(
