@@ -97,6 +97,9 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, CommandError> {
         None => None,
     };
     gate.bring_log_up_to_date().await?;
+    if let Some(key) = gate.countersigner() {
+        tracing::info!(%key, "countersigning: readers without this gate may trust this key");
+    }
     let policy = gate.policy();
     tracing::info!(
         store = arguments.store.store,
@@ -105,9 +108,6 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, CommandError> {
         signers = policy.keyring().signers().count(),
         "serving"
     );
-    if let Some(key) = gate.countersigner() {
-        tracing::info!(%key, "countersigning: readers without this gate may trust this key");
-    }
     let reloading = gate.clone();
     let changed = Arc::new(Notify::new());
     let reloaded = changed.clone();

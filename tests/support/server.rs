@@ -73,7 +73,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Starts one over an empty store in `directory`, and waits until it answers.
+    /// Starts one over an empty store in `directory`, and waits until it answers and has said so.
     pub fn start(directory: &Path, policy: &str, options: &[&str]) -> Self {
         Self::start_on(directory, &Storage::directory(&directory.join("store")), policy, options)
     }
@@ -87,6 +87,7 @@ impl Gate {
         let process = Self::command(directory, storage, options).spawn().expect("nix-quorum starts");
         let mut gate = Self { process, directory: directory.to_owned() };
         until_it_answers(&mut gate.process, &socket, directory);
+        gate.until_it_logs(0, " serving ");
         gate
     }
 
@@ -220,14 +221,20 @@ impl Gate {
         let before = self.log().len();
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it still runs");
+        self.until_it_logs(before, "read again")
+    }
+
+    /// Waits for a line of its log, from an offset in bytes on, and returns it.
+    fn until_it_logs(&self, from: usize, part: &str) -> String {
         let begun = Instant::now();
         loop {
             let log = self.log();
-            let line = log[before..].lines().find(|line| line.contains("read again"));
+            // A line that is not at its end yet is waited for.
+            let line = log[from..].split_inclusive('\n').find(|line| line.ends_with('\n') && line.contains(part));
             if let Some(line) = line {
-                return line.to_owned();
+                return line.trim_end().to_owned();
             }
-            assert!(begun.elapsed() < PATIENCE, "no word of the policy after SIGHUP: {}", &log[before..]);
+            assert!(begun.elapsed() < PATIENCE, "not a word of {part:?}: {}", &log[from..]);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
