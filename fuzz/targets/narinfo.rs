@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use store_backend::object::Directory;
 use store_backend::store::{
-    BinaryCache, FileFacts, NarRecord, Narinfo, Record, State, Store as _, StoreError, hash_part_of,
+    BinaryCache, FileFacts, Nar, NarRecord, Narinfo, Record, State, Statement, Store as _, StoreError, hash_part_of,
 };
 use tempfile::TempDir;
 use verifier::{
@@ -66,6 +66,12 @@ fn read_narinfo(hash_part: &str, bytes: &[u8]) -> Result<Narinfo, StoreError> {
     run(cache.narinfo(hash_part)).map(|found| found.expect("it was written"))
 }
 
+/// Returns what a cache says of a path that was read before.
+fn statement(cache: &BinaryCache, path: &StorePath) -> Statement {
+    let (_, answer) = run(cache.statements(vec![path.clone()])).pop().expect("an answer for each path");
+    answer.expect("it was read before").expect("it is there")
+}
+
 fn narinfo(bytes: &[u8]) {
     let hash_part = hash_part_in(bytes).unwrap_or(OWN.to_owned());
     let Ok(Narinfo { info, .. }) = read_narinfo(&hash_part, bytes) else { return };
@@ -75,7 +81,7 @@ fn narinfo(bytes: &[u8]) {
         return;
     };
     assert!(fingerprint.as_str().starts_with("1;/nix/store/"));
-    let stated = run(CACHE.1.statement(&info.path)).expect("it was read before").expect("it is there");
+    let stated = statement(&CACHE.1, &info.path);
     assert_eq!(stated.info, info, "a store states what its narinfo says");
     // Its URL may be anything.
     let _there_or_not = run(CACHE.1.open_nar(&stated)).map(|found| assert!(found.is_none(), "no NAR was written"));
@@ -210,8 +216,9 @@ fn compressed(compression: &str, bytes: &[u8]) {
     std::fs::create_dir_all(root.path().join("nar")).expect("a directory for NARs");
     std::fs::write(root.path().join("nar/compressed"), bytes).expect("room for a NAR");
     let path = read_narinfo(OWN, text.as_bytes()).expect("a narinfo").info.path;
-    let stated = run(cache.statement(&path)).expect("it was read before").expect("it is there");
-    let reader = run(cache.open_nar(&stated)).expect("a known compression").expect("it was written");
+    let stated = statement(cache, &path);
+    let nar = run(cache.open_nar(&stated)).expect("a known compression").expect("it was written");
+    let Nar::Bytes(reader) = nar else { panic!("a cache has no files") };
     within(NAR_MEMORY, || {
         let mut reader = reader.take(STATED + 1);
         match digest_nar(&mut reader, None) {

@@ -6,7 +6,7 @@ use store_backend::audit::AuditError;
 use store_backend::daemon::ServeError;
 use store_backend::gate::{GateError, LogError};
 use store_backend::object::ObjectError;
-use store_backend::store::{ArgumentError, PlaceError, StoreError};
+use store_backend::store::{ArgumentError, PlaceError, StoreError, StoreUriError};
 use thiserror::Error;
 use verifier::{AdministratorsError, KeyError};
 
@@ -84,6 +84,9 @@ pub enum CommandError {
     /// A store's URI cannot be understood.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// Nor the URI of one that is only read.
+    #[error(transparent)]
+    StoreUri(#[from] StoreUriError),
     /// The storage cannot be opened.
     #[error(transparent)]
     Object(#[from] ObjectError),

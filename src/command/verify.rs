@@ -1,13 +1,13 @@
 //! `nix-quorum verify`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
 use policy::Policy;
 use store_backend::audit::{Contents, Measure, Progress, Scope, audit};
-use store_backend::store::{BinaryCache, Daemon, Place, Store, store_path_of};
+use store_backend::store::{Store, StoreUri, store_path_of};
 use verifier::StoreDir;
 
 use super::load::PolicyArguments;
@@ -17,9 +17,10 @@ use crate::render::{self, Subject};
 /// What is checked, and against what.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The store: file:///DIRECTORY or s3://BUCKET (a binary cache, ours or one that stock Nix wrote), or unix:///SOCKET (a gate, or
-    /// nix-daemon).
-    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI")]
+    /// The store, as Nix names it: daemon, unix:///SOCKET or ssh-ng://HOST (a gate, or nix-daemon); local, or a store's root such
+    /// as / or /mnt; file:///DIRECTORY, https://HOST or s3://BUCKET (a binary cache, ours or one that stock Nix wrote). Unless
+    /// given, this machine's.
+    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI", default_value = "auto", hide_default_value = true)]
     store: String,
     /// The policy: who may sign, and how many must.
     #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE", required_unless_present = "trusted_public_keys")]
@@ -109,10 +110,5 @@ fn policy_of_keys(keys: &str, needed: usize, store_dir: &StoreDir) -> Result<Pol
 /// Opens a store to read it. Nothing is made or changed.
 async fn open(uri: &str, store_dir: Option<&StoreDir>) -> Result<Arc<dyn Store>, CommandError> {
     let failed = |source| CommandError::OpenStore { uri: uri.to_owned(), source };
-    if let Some(socket) = uri.strip_prefix("unix://") {
-        let store_dir = store_dir.cloned().unwrap_or_default();
-        return Ok(Arc::new(Daemon::connect(Path::new(socket), &store_dir).await.map_err(failed)?));
-    }
-    let objects = Place::parse(uri)?.open_existing().await?;
-    Ok(Arc::new(BinaryCache::open_existing(objects, store_dir).await.map_err(failed)?))
+    StoreUri::parse(uri)?.open(store_dir).await.map_err(failed)
 }

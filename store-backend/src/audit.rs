@@ -4,6 +4,7 @@
 //! comes out is data; rendering it is somebody else's.
 
 mod contents;
+mod files;
 mod outcome;
 mod path;
 mod progress;

@@ -1,13 +1,14 @@
 //! The worker protocol from the other end: asking a daemon, ours or Nix's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Stdio;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::process::{Child, Command};
 use verifier::{PathInfo, StoreDir, StorePath};
 
 use crate::protocol::{
@@ -50,13 +51,22 @@ impl From<RequestError> for ClientError {
     }
 }
 
+/// Most path infos that are asked for before an answer is taken: their questions fit into a socket's buffer, so a daemon
+/// that waits for its answer to be taken never makes us wait for it to take a question.
+pub const MOST_ASKED: usize = 64;
+
+type Input = Box<dyn AsyncRead + Send + Sync + Unpin>;
+type Output = Box<dyn AsyncWrite + Send + Sync + Unpin>;
+
 /// A connection to a daemon.
 pub struct Client {
-    reader: Reader<SocketSource<OwnedReadHalf>>,
-    writer: Writer<OwnedWriteHalf>,
+    reader: Reader<SocketSource<Input>>,
+    writer: Writer<Output>,
     greeting: Greeting,
     store_dir: StoreDir,
     lines: Vec<String>,
+    /// What speaks at the other end, where it was started for this connection. It ends with it.
+    _process: Option<Child>,
 }
 
 impl Client {
@@ -69,10 +79,36 @@ impl Client {
             .await
             .map_err(|source| ClientError::Connect { place: socket.display().to_string(), source })?;
         let (input, output) = stream.into_split();
+        Self::greet(Box::new(input), Box::new(output), None, store_dir).await
+    }
+
+    /// Starts a program that speaks the protocol on its standard input and output, such as `ssh HOST nix-daemon --stdio`.
+    /// What it says on standard error goes where ours does.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not speak the protocol.
+    pub async fn start(mut command: Command, store_dir: &StoreDir) -> Result<Self, ClientError> {
+        let place = command.as_std().get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let connect = |source| ClientError::Connect { place: place.clone(), source };
+        let mut process = command.spawn().map_err(connect)?;
+        let (Some(output), Some(input)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err(connect(std::io::Error::other("it was started without pipes")));
+        };
+        Self::greet(Box::new(input), Box::new(output), Some(process), store_dir).await
+    }
+
+    async fn greet(
+        input: Input,
+        output: Output,
+        process: Option<Child>,
+        store_dir: &StoreDir,
+    ) -> Result<Self, ClientError> {
         let mut reader = Reader::new(SocketSource::new(input));
         let mut writer = Writer::new(output);
         let greeting = greet_server(&mut reader, &mut writer).await?;
-        Ok(Self { reader, writer, greeting, store_dir: store_dir.clone(), lines: Vec::new() })
+        let (store_dir, lines) = (store_dir.clone(), Vec::new());
+        Ok(Self { reader, writer, greeting, store_dir, lines, _process: process })
     }
 
     /// Returns what the greeting agreed on.
@@ -98,6 +134,34 @@ impl Client {
     /// When the daemon cannot be asked or says no.
     pub async fn path_info(&mut self, path: &StorePath) -> Result<Option<PathInfo>, ClientError> {
         self.ask(&Request::QueryPathInfo(path.clone())).await?;
+        self.read_path_info(path).await
+    }
+
+    /// Asks for the infos of some paths, one after the other, without waiting for an answer before the next question. The
+    /// answers are to be taken in the same order, with [`Client::next_path_info`]. The daemon must be able to keep all of the
+    /// questions, so they should be no more than [`MOST_ASKED`].
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked.
+    pub async fn ask_path_infos(&mut self, paths: &[StorePath]) -> Result<(), ClientError> {
+        for path in paths {
+            Request::QueryPathInfo(path.clone()).write(&mut self.writer, &self.store_dir);
+        }
+        Ok(self.writer.flush().await?)
+    }
+
+    /// Takes the answer to a question that [`Client::ask_path_infos`] asked; none if the path is not valid.
+    ///
+    /// # Errors
+    /// When the daemon says no, or the connection fails. After [`ClientError::Remote`] and [`ClientError::Nonsense`] the next
+    /// answer can be taken.
+    pub async fn next_path_info(&mut self, path: &StorePath) -> Result<Option<PathInfo>, ClientError> {
+        self.reader.renew_budget();
+        wait_for_answer(&mut self.reader, &mut self.lines).await?;
+        self.read_path_info(path).await
+    }
+
+    async fn read_path_info(&mut self, path: &StorePath) -> Result<Option<PathInfo>, ClientError> {
         if !self.reader.flag().await? {
             return Ok(None);
         }
@@ -113,6 +177,22 @@ impl Client {
     pub async fn valid_among(&mut self, paths: Vec<StorePath>) -> Result<BTreeSet<StorePath>, ClientError> {
         self.ask(&Request::QueryValidPaths { paths, substitutes: Substitutes::Forbidden }).await?;
         self.paths().await
+    }
+
+    /// Returns the outputs of a derivation, by name; none for one whose path is not known.
+    ///
+    /// # Errors
+    /// When the daemon cannot be asked or says no.
+    pub async fn outputs(&mut self, drv_path: &StorePath) -> Result<BTreeMap<String, Option<StorePath>>, ClientError> {
+        self.ask(&Request::QueryDerivationOutputMap(drv_path.clone())).await?;
+        let mut outputs = BTreeMap::new();
+        for _ in 0..self.reader.count("an output").await? {
+            let name = self.reader.string("an output's name", StringLimit::Short).await?;
+            let path = self.reader.string("a store path", StringLimit::Short).await?;
+            let path = if path.is_empty() { None } else { Some(self.parse(&path)?) };
+            outputs.insert(name, path);
+        }
+        Ok(outputs)
     }
 
     /// Returns every valid path.
@@ -204,18 +284,18 @@ impl Client {
         for _ in 0..self.reader.u64().await? {
             self.reader.renew_budget();
             let text = self.reader.string("a store path", StringLimit::Short).await?;
-            let path = self.store_dir.parse_path(text.as_bytes());
-            paths.insert(path.map_err(|error| ClientError::Nonsense(error.to_string()))?);
+            paths.insert(self.parse(&text)?);
         }
         Ok(paths)
+    }
+
+    fn parse(&self, path: &str) -> Result<StorePath, ClientError> {
+        self.store_dir.parse_path(path.as_bytes()).map_err(|error| ClientError::Nonsense(error.to_string()))
     }
 }
 
 /// Reads the daemon's messages until its answer begins.
-async fn wait_for_answer(
-    reader: &mut Reader<SocketSource<OwnedReadHalf>>,
-    lines: &mut Vec<String>,
-) -> Result<(), ClientError> {
+async fn wait_for_answer(reader: &mut Reader<SocketSource<Input>>, lines: &mut Vec<String>) -> Result<(), ClientError> {
     loop {
         match Message::read(reader).await? {
             Message::Last => return Ok(()),

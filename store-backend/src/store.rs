@@ -5,10 +5,16 @@ mod argument;
 mod binary_cache;
 mod daemon;
 mod decompress;
+mod derivation;
+mod local;
 mod nar;
 mod place;
 mod reading;
 mod record;
+mod remote;
+mod uri;
+mod web;
+mod web_cache;
 
 pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
@@ -16,8 +22,13 @@ pub(crate) use binary_cache::{
     EVIDENCE, MAX_NARINFO, MAX_RECORD, NOTES, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
 };
 pub use daemon::Daemon;
+pub(crate) use derivation::{MAX_DERIVATION_NAR, parse_derivation};
 pub use nar::{BlockingNar, NarReadError, NarStream};
 pub use place::{Place, PlaceError};
-pub use reading::{History, Listed, NarFile, NarReader, StatedSignature, Statement, Store};
+pub use reading::{
+    History, Listed, Nar, NarFile, Outputs, Pace, ReadNar, StatedSignature, Statement, Statements, Store,
+};
 pub(crate) use record::describe_info;
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};
+pub use remote::{Remote, Ssh};
+pub use uri::{StoreUri, StoreUriError};

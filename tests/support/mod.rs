@@ -8,6 +8,7 @@ mod client;
 mod closure;
 mod copying;
 mod document;
+mod hosts;
 mod reading;
 #[path = "../../store-backend/tests/support/s3.rs"]
 pub mod s3;
@@ -23,6 +24,7 @@ pub use client::{Client, Version, only_as_root, skip, with_client};
 pub use closure::{Closure, Keys, keys};
 pub use copying::{copying, refusing};
 pub use document::table_of_commands;
+pub use hosts::{SshServer, WebServer};
 pub use reading::reading;
 pub use server::{Gate, NixDaemon, PROGRAM, Storage, Transport, policy};
 pub use shell::{Ran, Scratch, Shell};

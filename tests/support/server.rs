@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::client::newest;
+use super::client::{Client, newest};
 use super::closure::Keys;
 use super::s3::{Account, S3};
 use super::shell::{SANDBOX, Shell};
@@ -254,7 +254,7 @@ impl Drop for Gate {
     }
 }
 
-/// The newest client's `nix-daemon` over a store of its own, ended when dropped.
+/// A client's `nix-daemon` over a store of its own, ended when dropped.
 pub struct NixDaemon {
     process: Child,
     directory: PathBuf,
@@ -263,6 +263,11 @@ pub struct NixDaemon {
 impl NixDaemon {
     /// Starts one over an empty store in `directory`. It knows the builders' keys, and what a gate has no need to enable.
     pub fn start(directory: &Path, shell: &Shell, keys: &Keys) -> Self {
+        Self::start_over(&directory.join("root"), directory, newest(), shell, keys)
+    }
+
+    /// Starts a client's own over a store that is there.
+    pub fn start_over(root: &Path, directory: &Path, client: &Client, shell: &Shell, keys: &Keys) -> Self {
         fs::create_dir_all(directory).expect("a directory for nix-daemon");
         let place = |name: &str| directory.join(name).display().to_string();
         let config = format!(
@@ -270,7 +275,7 @@ impl NixDaemon {
             keys.public("a"),
             keys.public("b")
         );
-        let (socket, root, program) = (place("s"), place("root"), newest().bin.join("nix-daemon"));
+        let (socket, root, program) = (place("s"), root.display(), client.bin.join("nix-daemon"));
         write_script(
             &directory.join("stdio"),
             &format!(

@@ -10,8 +10,9 @@ use verifier::{
 };
 
 use super::Progress;
+use super::files::digest_files;
 use crate::client::ClientError;
-use crate::store::{NarReader, Statement, Store, StoreError};
+use crate::store::{Nar, ReadNar, Statement, Store, StoreError};
 
 /// What is known of a path's contents and of its content address.
 pub(super) struct Checked {
@@ -61,9 +62,20 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
         Err(StoreError::Daemon(ClientError::Remote(why))) => return failed(missing(why)),
         Err(error) => return unchecked(missing(error.to_string())),
     };
-    let reader = Passing { inner: nar, left: info.nar_size, size: info.nar_size, progress };
-    let request = AddressRequest::of_path(info);
-    let digest = match spawn_blocking(move || digest_nar(reader, request.as_ref())).await {
+    let (size, request) = (info.nar_size, AddressRequest::of_path(info));
+    let expected_hash = info.nar_hash;
+    let digesting = spawn_blocking(move || match nar {
+        Nar::Bytes(reader) => {
+            let mut reader = Passing { inner: reader, left: size, size, progress };
+            let digest = digest_nar(&mut reader, request.as_ref())?;
+            if (digest.nar_hash, digest.nar_size) == (expected_hash, size) {
+                reader.inner.was_whole();
+            }
+            Ok(digest)
+        }
+        Nar::Files(place) => digest_files(&place, request.as_ref(), size, progress),
+    });
+    let digest = match digesting.await {
         Ok(Ok(digest)) => digest,
         Ok(Err(error)) => {
             return match complaint(&error) {
@@ -132,7 +144,7 @@ fn complaint(error: &NarError) -> Complaint {
 
 /// A NAR that passes by: counted, and cut off where it has more bytes than are said to be there.
 struct Passing {
-    inner: NarReader,
+    inner: Box<dyn ReadNar>,
     left: u64,
     size: u64,
     progress: Arc<Progress>,

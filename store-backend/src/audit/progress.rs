@@ -34,8 +34,8 @@ impl Progress {
         self.found.fetch_add(paths, Ordering::Relaxed);
     }
 
-    pub(super) fn done(&self) {
-        self.done.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn done(&self, paths: usize) {
+        self.done.fetch_add(paths, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self, bytes: usize) {

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::daemon::{Server, Settings};
 use crate::gate::Gate;
 use crate::object::Directory;
-use crate::store::{BinaryCache, Daemon, Store, hash_part_of};
+use crate::store::{BinaryCache, Daemon, Remote, Store, hash_part_of};
 
 /// The moment at which the audits take place, long after the tests: 2100-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp::from_unix(4_102_444_800);
@@ -278,7 +278,8 @@ async fn a_gate_and_its_directory_are_audited_alike() {
         client.add_to_store(&package.info, &package.nar).await.expect("two signers");
     }
     client.close().await.expect("a socket");
-    let daemon: Arc<dyn Store> = Arc::new(Daemon::connect(&socket, &StoreDir::default()).await.expect("a gate"));
+    let daemon: Arc<dyn Store> =
+        Arc::new(Daemon::connect(Remote::Socket(socket.clone()), &StoreDir::default()).await.expect("a gate"));
     for (store, times) in [(daemon.clone(), false), (Arc::new(cache) as Arc<dyn Store>, true)] {
         let audit = run(store.clone(), Scope::Everything, Contents::Read, policy("")).await;
         assert_eq!((outcome(&audit), audit.report.totals.stands), ((0, vec![]), 2));
@@ -303,7 +304,7 @@ async fn a_gate_and_its_directory_are_audited_alike() {
 #[tokio::test]
 async fn a_daemon_that_is_gone_is_an_error() {
     let folder = tempfile::tempdir().expect("a directory");
-    let nobody = Daemon::connect(&folder.path().join("socket"), &StoreDir::default()).await;
+    let nobody = Daemon::connect(Remote::Socket(folder.path().join("socket")), &StoreDir::default()).await;
     assert!(nobody.err().is_some_and(|error| error.to_string().starts_with("cannot connect to")));
     let not_a_cache =
         BinaryCache::open_existing(Arc::new(Directory::existing(folder.path()).expect("it is there")), None);
@@ -315,7 +316,7 @@ async fn a_daemon_that_is_gone_is_an_error() {
 fn progress_is_counted() {
     let progress = Progress::default();
     progress.found(2);
-    progress.done();
+    progress.done(1);
     progress.read(10);
     let now = progress.snapshot();
     assert_eq!((now.found, now.done, now.bytes), (2, 1, 10));

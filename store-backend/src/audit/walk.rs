@@ -1,25 +1,25 @@
 //! The way through a store: what it says of each path, and several contents at once behind that.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use policy::{Closure, Code, Finding, Node, Own};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use verifier::StorePath;
 
 use super::path::{PathAudit, audit_path};
 use super::{Audit, AuditError, Contents, Faults, Measure, Progress, SignatureReport};
-use crate::client::ClientError;
-use crate::store::{History, Statement, Store, StoreError};
+use crate::store::{History, Statement, Store};
 
-/// Paths whose contents are read at once: enough for a disk and a few processors, and a bound on memory.
-const AT_ONCE: usize = 4;
+/// Paths that wait to be looked at, at most, before others are asked for.
+const MOST_WAITING: usize = 2_048;
 
 /// Most unreadable objects that are named; whoever mends these asks again.
 const MAX_UNREADABLE: usize = 10;
 
-/// Most paths of one audit: ten times the largest closures there are. A store that names more makes them up as it goes.
-const MAX_PATHS: usize = 1_000_000;
+/// Most paths of one audit: twenty times the largest closures there are. A store that names more makes them up as it goes.
+const MAX_PATHS: usize = 2_000_000;
 
 /// Whether a path's references are gone through too.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,11 @@ pub(super) struct Walk {
     store: Arc<dyn Store>,
     measure: Arc<Measure>,
     progress: Arc<Progress>,
-    works: JoinSet<PathAudit>,
+    works: JoinSet<Vec<PathAudit>>,
+    /// How many of them are at work at once.
+    room: Arc<Semaphore>,
+    /// Paths whose audit has begun and not ended.
+    waiting: usize,
     nodes: Vec<Node>,
     signatures: BTreeMap<StorePath, Vec<SignatureReport>>,
     /// References that are counted on, where they are there.
@@ -54,6 +58,8 @@ impl Walk {
             measure: Arc::new(measure),
             progress,
             works: JoinSet::new(),
+            room: Arc::new(Semaphore::new(at_once())),
+            waiting: 0,
             nodes: Vec::new(),
             signatures: BTreeMap::new(),
             present: BTreeSet::new(),
@@ -95,32 +101,48 @@ impl Walk {
     }
 
     async fn go(&mut self, roots: &BTreeSet<StorePath>, references: References) -> Result<(), AuditError> {
+        let pace = self.store.pace();
         let mut queue: VecDeque<StorePath> = roots.iter().cloned().collect();
-        let mut seen = roots.clone();
+        let mut seen: HashSet<StorePath> = roots.iter().cloned().collect();
+        let mut asked = JoinSet::new();
         self.progress.found(queue.len());
-        while let Some(path) = queue.pop_front() {
-            match self.store.statement(&path).await {
-                Ok(Some(statement)) => {
-                    if references == References::Follow {
-                        self.follow(&statement, &mut seen, &mut queue);
+        loop {
+            while asked.len() < pace.at_once && self.waiting < MOST_WAITING && !queue.is_empty() {
+                let paths = queue.drain(..queue.len().min(pace.paths)).collect();
+                let store = self.store.clone();
+                asked.spawn(async move { store.statements(paths).await });
+            }
+            tokio::select! {
+                Some(answers) = asked.join_next() => {
+                    let mut statements = Vec::new();
+                    for (path, answer) in answers? {
+                        match answer {
+                            Ok(Some(statement)) => {
+                                if references == References::Follow {
+                                    self.follow(&statement, &mut seen, &mut queue);
+                                }
+                                statements.push(statement);
+                            }
+                            // Of a path that only others name, the closure says that it is missing.
+                            Ok(None) if !roots.contains(&path) => self.progress.done(1),
+                            Ok(None) => {
+                                let finding = Finding::new(Code::InvalidPath, "it is not valid in this store");
+                                self.unchecked(path, finding);
+                            }
+                            Err(error) if error.ends_it() => return Err(error.into()),
+                            Err(error) => self.unchecked(path, Finding::new(Code::MissingContent, error.to_string())),
+                        }
                     }
-                    self.start(statement).await?;
+                    self.start(statements);
                 }
-                // Of a path that only others name, the closure says that it is missing.
-                Ok(None) if !roots.contains(&path) => self.progress.done(),
-                Ok(None) => {
-                    self.unchecked(path, Finding::new(Code::InvalidPath, "it is not valid in this store"));
-                }
-                Err(error) if ends_audit(&error) => return Err(error.into()),
-                Err(error) => self.unchecked(path, Finding::new(Code::MissingContent, error.to_string())),
+                Some(done) = self.works.join_next() => self.take(done?),
+                else => return Ok(()),
             }
         }
-        while self.take_one().await? {}
-        Ok(())
     }
 
     /// Puts what a path refers to on the list, where it is not yet.
-    fn follow(&mut self, statement: &Statement, seen: &mut BTreeSet<StorePath>, queue: &mut VecDeque<StorePath>) {
+    fn follow(&mut self, statement: &Statement, seen: &mut HashSet<StorePath>, queue: &mut VecDeque<StorePath>) {
         for reference in &statement.info.references {
             if seen.len() >= MAX_PATHS {
                 self.faults.unchecked = true;
@@ -134,46 +156,61 @@ impl Walk {
         }
     }
 
-    /// Starts with a path's signatures and contents, once there is room.
-    async fn start(&mut self, statement: Statement) -> Result<(), AuditError> {
-        if let History::Closed(why) = &statement.history {
-            let note = format!(
-                "the times at which this store first saw signatures cannot be read ({why}): they count as seen now"
-            );
-            self.notes.insert(note);
+    /// Starts with the signatures and contents of some paths.
+    fn start(&mut self, statements: Vec<Statement>) {
+        for statement in &statements {
+            if let History::Closed(why) = &statement.history {
+                let note = format!(
+                    "the times at which this store first saw signatures cannot be read ({why}): they count as seen now"
+                );
+                self.notes.insert(note);
+            }
         }
-        if self.works.len() >= AT_ONCE {
-            self.take_one().await?;
+        self.waiting += statements.len();
+        // Contents take their time, each its own; signatures take so little that a task for each would take more.
+        let each = match self.measure.contents {
+            Contents::Read => 1,
+            Contents::Leave => statements.len().max(1),
+        };
+        let mut statements = statements.into_iter();
+        loop {
+            let some: Vec<Statement> = statements.by_ref().take(each).collect();
+            if some.is_empty() {
+                return;
+            }
+            let (store, measure, progress) = (self.store.clone(), self.measure.clone(), self.progress.clone());
+            let room = self.room.clone();
+            self.works.spawn(async move {
+                let _room = room.acquire_owned().await;
+                let mut audits = Vec::with_capacity(some.len());
+                for statement in some {
+                    audits.push(audit_path(&*store, &measure, statement, progress.clone()).await);
+                }
+                audits
+            });
         }
-        let (store, measure, progress) = (self.store.clone(), self.measure.clone(), self.progress.clone());
-        self.works.spawn(async move { audit_path(&*store, &measure, statement, progress).await });
-        Ok(())
     }
 
-    /// Takes what came of one path; says whether there was one.
-    async fn take_one(&mut self) -> Result<bool, AuditError> {
-        let Some(done) = self.works.join_next().await else {
-            return Ok(false);
-        };
-        let PathAudit { path, nodes, signatures, faults } = done?;
-        self.faults |= faults;
-        self.nodes.extend(nodes);
-        self.signatures.insert(path, signatures);
-        self.progress.done();
-        Ok(true)
+    /// Takes what came of some paths.
+    fn take(&mut self, audits: Vec<PathAudit>) {
+        self.waiting -= audits.len();
+        self.progress.done(audits.len());
+        for PathAudit { path, nodes, signatures, faults } in audits {
+            self.faults |= faults;
+            self.nodes.extend(nodes);
+            self.signatures.insert(path, signatures);
+        }
     }
 
     fn unchecked(&mut self, path: StorePath, finding: Finding) {
         self.faults.unchecked = true;
         self.nodes.push(Node { path, references: Vec::new(), own: Own::unchecked(finding) });
-        self.progress.done();
+        self.progress.done(1);
     }
 }
 
-/// Whether an error will meet every further question too.
-fn ends_audit(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Stalled { .. } | StoreError::Daemon(ClientError::Connect { .. } | ClientError::Handshake(_))
-    )
+/// How many paths are looked at at once: as many as there are processors, and as many again that wait for a disk or a network. It
+/// bounds memory too.
+fn at_once() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16)
 }

@@ -17,16 +17,10 @@ use super::recent::Found;
 use super::{Candidate, Gate, GateError};
 use crate::clock::now;
 use crate::object::Version;
-use crate::store::{NarStream, Record, hash_part_of, narinfo_key};
-
-/// Longest derivation that is read from the store, in bytes of its text.
-const MAX_DERIVATION: u64 = 16 << 20;
+use crate::store::{MAX_DERIVATION_NAR, NarStream, Record, hash_part_of, narinfo_key, parse_derivation};
 
 /// Paths that are looked up at once.
 const AT_ONCE: usize = 32;
-
-/// Bytes that a NAR of one file adds to the file, at most.
-const NAR_OVERHEAD: u64 = 256;
 
 /// What may be read of a store. There is no other way to read it, so none in which the check could be forgotten.
 #[derive(Clone, Copy)]
@@ -242,7 +236,7 @@ impl<'a> View<'a> {
         let Some(record) = self.record(path).await? else {
             return Err(GateError::NotValid(rendered));
         };
-        if !path.is_derivation() || record.info().nar_size > MAX_DERIVATION + NAR_OVERHEAD {
+        if !path.is_derivation() || record.info().nar_size > MAX_DERIVATION_NAR {
             return Err(no_derivation("expected a derivation, found something else".into()));
         }
         let mut stream = self.gate.cache.nar(record.info()).await?;
@@ -250,18 +244,7 @@ impl<'a> View<'a> {
         while let Some(block) = stream.next().await? {
             nar.extend_from_slice(&block);
         }
-        let mut text = None;
-        nix_archive::nar::decode_events(&nar, |event| {
-            if let nix_archive::nar::Event::Regular { name: None, contents, .. } = event {
-                text = Some(contents);
-            }
-            Ok(())
-        })
-        .map_err(|error| no_derivation(error.to_string()))?;
-        let text = text.ok_or_else(|| no_derivation("expected a file, found a directory or a link".into()))?;
-        let name = path.name().strip_suffix(".drv").unwrap_or(path.name());
-        Derivation::from_aterm_bytes_in(text, name, self.gate.cache.store_dir().clone())
-            .map_err(|error| no_derivation(error.to_string()))
+        parse_derivation(path, &nar, self.gate.cache.store_dir()).map_err(no_derivation)
     }
 
     /// Returns the record of a valid path; none if it is not valid.

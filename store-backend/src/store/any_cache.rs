@@ -4,13 +4,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 
 use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt as _};
 use verifier::{FingerprintDigest, PathInfo, StoreDir, StorePath};
 
 use super::binary_cache::{BinaryCache, NOTES, StoreError, hash_part_of, narinfo_key};
 use super::decompress::decompress;
-use super::reading::{History, Listed, NarReader, StatedSignature, Statement, Store};
+use super::derivation::outputs;
+use super::reading::{History, Listed, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
 use super::record::Record;
 use crate::object::{Key, ObjectError};
+
+/// Paths that are looked up at once.
+const AT_ONCE: usize = 32;
 
 impl BinaryCache {
     /// Lists what else is held for a path. Where nothing can be listed, nothing is known of any.
@@ -25,29 +30,7 @@ impl BinaryCache {
         rivals
     }
 
-    async fn list_held(&self) -> Result<HashMap<String, Vec<FingerprintDigest>>, ObjectError> {
-        let mut held: HashMap<String, Vec<FingerprintDigest>> = HashMap::new();
-        let mut pages = self.objects().list(NOTES).await?;
-        while let Some(page) = pages.next().await? {
-            for entry in page {
-                let Some((hash_part, digest)) = entry.name.split_once('-') else {
-                    continue;
-                };
-                if let Ok(digest) = digest.parse() {
-                    held.entry(hash_part.to_owned()).or_default().push(digest);
-                }
-            }
-        }
-        Ok(held)
-    }
-}
-
-#[async_trait]
-impl Store for BinaryCache {
-    fn store_dir(&self) -> &StoreDir {
-        self.store_dir()
-    }
-
+    /// Returns what is said of a path; none if it is not there.
     async fn statement(&self, path: &StorePath) -> Result<Option<Statement>, StoreError> {
         let Some(narinfo) = self.narinfo(&hash_part_of(path)).await? else {
             return Ok(None);
@@ -82,6 +65,41 @@ impl Store for BinaryCache {
         Ok(Some(Statement { info, signatures, history, rivals, file: Some(narinfo.file) }))
     }
 
+    async fn list_held(&self) -> Result<HashMap<String, Vec<FingerprintDigest>>, ObjectError> {
+        let mut held: HashMap<String, Vec<FingerprintDigest>> = HashMap::new();
+        let mut pages = self.objects().list(NOTES).await?;
+        while let Some(page) = pages.next().await? {
+            for entry in page {
+                let Some((hash_part, digest)) = entry.name.split_once('-') else {
+                    continue;
+                };
+                if let Ok(digest) = digest.parse() {
+                    held.entry(hash_part.to_owned()).or_default().push(digest);
+                }
+            }
+        }
+        Ok(held)
+    }
+}
+
+#[async_trait]
+impl Store for BinaryCache {
+    fn store_dir(&self) -> &StoreDir {
+        self.store_dir()
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { at_once: 2, paths: AT_ONCE }
+    }
+
+    async fn statements(&self, paths: Vec<StorePath>) -> Statements {
+        let answers = paths.into_iter().map(async |path| {
+            let answer = self.statement(&path).await;
+            (path, answer)
+        });
+        stream::iter(answers.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await
+    }
+
     async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
         let mut valid = BTreeSet::new();
         for path in paths {
@@ -114,7 +132,11 @@ impl Store for BinaryCache {
         Ok(listed)
     }
 
-    async fn open_nar(&self, statement: &Statement) -> Result<Option<NarReader>, StoreError> {
+    async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
+        outputs(self, derivation).await
+    }
+
+    async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
         let Some(file) = &statement.file else {
             return Ok(None);
         };
@@ -123,7 +145,7 @@ impl Store for BinaryCache {
             return Err(StoreError::Narinfo { key: narinfo_key(&statement.info.path), why });
         };
         match self.objects().open(&key, 0).await? {
-            Some((_, compressed)) => decompress(compressed, file).map(Some),
+            Some((_, compressed)) => Ok(Some(Nar::Bytes(decompress(compressed, file)?))),
             None => Ok(None),
         }
     }

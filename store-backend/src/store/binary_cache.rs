@@ -30,7 +30,8 @@ pub(crate) const EVIDENCE: &str = "quorum/evidence/";
 /// Where the notes of what is held are, each called by its path's hash part and its fingerprint's digest.
 pub(crate) const NOTES: &str = "quorum/staging/";
 
-const CACHE_INFO: &str = "nix-cache-info";
+/// What says that a directory or bucket is a binary cache, and whose.
+pub(super) const CACHE_INFO: &str = "nix-cache-info";
 
 /// Why a store could not answer. The store caused it.
 #[derive(Debug, Error)]
@@ -80,6 +81,33 @@ pub enum StoreError {
     /// The index beside the gate failed. It is built anew.
     #[error("the index of the store failed: {0}")]
     Index(String),
+    /// What Nix knows of a store on this machine cannot be read, or makes no sense.
+    #[error("{place}: {why}")]
+    Database {
+        /// Which database.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A derivation cannot be read, or is none.
+    #[error("{path}: {why}")]
+    Derivation {
+        /// Which.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A cache cannot be asked for what it keeps.
+    #[error("cannot read {url}: {why}")]
+    Web {
+        /// What was asked for.
+        url: String,
+        /// What came.
+        why: String,
+    },
+    /// The store does not say which paths it has.
+    #[error("{0} does not list its paths: name those that are meant")]
+    Unlisted(String),
     /// A daemon could not answer.
     #[error(transparent)]
     Daemon(#[from] ClientError),
@@ -94,6 +122,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Says whether it will meet every further question too.
+    #[must_use]
+    pub fn ends_it(&self) -> bool {
+        matches!(self, Self::Stalled { .. } | Self::Daemon(ClientError::Connect { .. } | ClientError::Handshake(_)))
+    }
+
     /// Says whether one object is not what it should be, where the store itself answers.
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -155,15 +189,7 @@ impl BinaryCache {
     /// When it is none, is another store directory's, or cannot be read.
     pub async fn open_existing(objects: Arc<dyn ObjectStore>, expected: Option<&StoreDir>) -> Result<Self, StoreError> {
         let found = stated_store_dir(&*objects).await?.ok_or(StoreError::NotACache)?;
-        let store_dir = match expected {
-            Some(expected) => {
-                expect_store_dir(found, expected)?;
-                expected.clone()
-            }
-            None => StoreDir::new(found)
-                .map_err(|error| StoreError::Narinfo { key: key(CACHE_INFO), why: error.to_string() })?,
-        };
-        Ok(Self::over(objects, store_dir))
+        Ok(Self::over(objects, choose_store_dir(found, expected)?))
     }
 
     fn over(objects: Arc<dyn ObjectStore>, store_dir: StoreDir) -> Self {
@@ -214,27 +240,7 @@ impl BinaryCache {
     /// # Errors
     /// When it is damaged, or is about another hash part.
     pub(crate) fn parse_narinfo(&self, hash_part: &str, object: &Object) -> Result<Narinfo, StoreError> {
-        let damaged = |why: String| StoreError::Narinfo { key: key(format!("{hash_part}.narinfo")), why };
-        let parsed = NarInfo::parse_in(&self.store_dir, &object.bytes).map_err(|error| damaged(error.to_string()))?;
-        let NixHash::Sha256(nar_hash) = parsed.nar_hash() else {
-            return Err(damaged(format!("NarHash is {}, not a SHA-256", parsed.nar_hash().algorithm())));
-        };
-        let info = PathInfo {
-            path: parsed.store_path().clone(),
-            deriver: parsed.deriver().cloned(),
-            nar_hash: NarHash::from_sha256(*nar_hash),
-            nar_size: parsed.nar_size(),
-            references: parsed.references().clone(),
-            registration_time: 0,
-            ultimate: false,
-            signatures: parsed.signatures().iter().map(NixSignature::to_nix_string).collect(),
-            content_address: parsed.content_address().cloned().map(ContentAddress::new),
-        };
-        if hash_part_of(&info.path) != hash_part {
-            return Err(damaged(format!("it is about {}", self.store_dir.render_path(&info.path))));
-        }
-        let (url, compression, size) = (parsed.url().to_owned(), parsed.compression().clone(), parsed.file_size());
-        let file = NarFile { url, compression, size };
+        let (info, file) = parse_narinfo(&self.store_dir, hash_part, &object.bytes)?;
         Ok(Narinfo { info, file, version: object.version.clone() })
     }
 
@@ -301,13 +307,57 @@ impl BinaryCache {
     }
 }
 
+/// Parses a narinfo that was read under a hash part.
+///
+/// # Errors
+/// When it is damaged, or is about another hash part.
+pub(super) fn parse_narinfo(
+    store_dir: &StoreDir,
+    hash_part: &str,
+    bytes: &[u8],
+) -> Result<(PathInfo, NarFile), StoreError> {
+    let damaged = |why: String| StoreError::Narinfo { key: key(format!("{hash_part}.narinfo")), why };
+    let parsed = NarInfo::parse_in(store_dir, bytes).map_err(|error| damaged(error.to_string()))?;
+    let NixHash::Sha256(nar_hash) = parsed.nar_hash() else {
+        return Err(damaged(format!("NarHash is {}, not a SHA-256", parsed.nar_hash().algorithm())));
+    };
+    let info = PathInfo {
+        path: parsed.store_path().clone(),
+        deriver: parsed.deriver().cloned(),
+        nar_hash: NarHash::from_sha256(*nar_hash),
+        nar_size: parsed.nar_size(),
+        references: parsed.references().clone(),
+        registration_time: 0,
+        ultimate: false,
+        signatures: parsed.signatures().iter().map(NixSignature::to_nix_string).collect(),
+        content_address: parsed.content_address().cloned().map(ContentAddress::new),
+    };
+    if hash_part_of(&info.path) != hash_part {
+        return Err(damaged(format!("it is about {}", store_dir.render_path(&info.path))));
+    }
+    let (url, compression, size) = (parsed.url().to_owned(), parsed.compression().clone(), parsed.file_size());
+    Ok((info, NarFile { url, compression, size }))
+}
+
+/// Returns the store directory that the `nix-cache-info` of a binary cache states.
+pub(super) fn parse_cache_info(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().find_map(|line| line.strip_prefix("StoreDir:")).unwrap_or("").trim().to_owned()
+}
+
+/// Decides of which store directory a binary cache is that states `found`, if it has to be of the `expected` one.
+pub(super) fn choose_store_dir(found: String, expected: Option<&StoreDir>) -> Result<StoreDir, StoreError> {
+    if let Some(expected) = expected {
+        expect_store_dir(found, expected)?;
+        return Ok(expected.clone());
+    }
+    StoreDir::new(found).map_err(|error| StoreError::Narinfo { key: key(CACHE_INFO), why: error.to_string() })
+}
+
 /// Returns the store directory that a binary cache says it is of; none where there is no binary cache.
 async fn stated_store_dir(objects: &dyn ObjectStore) -> Result<Option<String>, StoreError> {
     let object = objects.get(&key(CACHE_INFO), MAX_NARINFO).await?;
-    Ok(object.map(|object| {
-        let text = String::from_utf8_lossy(&object.bytes);
-        text.lines().find_map(|line| line.strip_prefix("StoreDir:")).unwrap_or("").trim().to_owned()
-    }))
+    Ok(object.map(|object| parse_cache_info(&object.bytes)))
 }
 
 fn expect_store_dir(found: String, expected: &StoreDir) -> Result<(), StoreError> {

@@ -1,19 +1,20 @@
-//! A daemon as a store to read: a gate, or nix-daemon.
+//! A daemon as a store to read: a gate or nix-daemon, at a socket or behind `ssh`.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use verifier::{StoreDir, StorePath};
 
 use super::StoreError;
-use super::reading::{History, Listed, NarReader, StatedSignature, Statement, Store};
-use crate::client::{Client, ClientError};
+use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
+use super::remote::Remote;
+use crate::client::{Client, ClientError, MOST_ASKED};
 
 /// How long a daemon may take to answer, or to send the next bytes of a NAR. It may have to look for them first.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -21,69 +22,157 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Blocks of a NAR that may wait for whoever hashes it; a block has at most 128 KiB.
 const WAITING: usize = 8;
 
-/// A daemon at a Unix socket. One connection asks the questions; each NAR comes over one of its own, because whether a daemon
-/// has sent the whole of it can only be told from its contents.
-pub struct Daemon {
-    socket: PathBuf,
+/// A daemon. Each question has a connection of its own for as long as it takes; then the next one may have it.
+pub struct Daemon(Arc<Connections>);
+
+struct Connections {
+    remote: Remote,
     store_dir: StoreDir,
-    questions: Mutex<Option<Client>>,
+    idle: Mutex<Vec<Client>>,
 }
 
 impl Daemon {
-    /// Connects to a daemon's socket. The protocol does not say which store directory it serves.
+    /// Connects to a daemon. The protocol does not say which store directory it serves.
     ///
     /// # Errors
     /// When nobody answers there, or what answers is no Nix daemon.
-    pub async fn connect(socket: &Path, store_dir: &StoreDir) -> Result<Self, StoreError> {
-        let this = Self { socket: socket.to_owned(), store_dir: store_dir.clone(), questions: Mutex::new(None) };
-        let client = this.open().await?;
-        *this.questions.lock().await = Some(client);
-        Ok(this)
+    pub async fn connect(remote: Remote, store_dir: &StoreDir) -> Result<Self, StoreError> {
+        let connections = Connections { remote, store_dir: store_dir.clone(), idle: Mutex::default() };
+        connections.give_back(connections.open().await?);
+        Ok(Self(Arc::new(connections)))
+    }
+
+    /// Asks a question. The connection is kept for the next one only where its answer came whole.
+    async fn ask<T>(&self, question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, StoreError> {
+        let mut client = self.0.take().await?;
+        let answer = self.0.in_time(question(&mut client)).await;
+        if matches!(answer, Ok(_) | Err(StoreError::Daemon(ClientError::Remote(_)))) {
+            self.0.give_back(client);
+        }
+        answer
+    }
+
+    /// Asks about some paths at once, and appends what was answered. The first error that leaves the connection of no more use
+    /// ends this.
+    async fn ask_about(
+        &self,
+        client: &mut Client,
+        paths: &[StorePath],
+        answers: &mut Statements,
+    ) -> Result<(), StoreError> {
+        self.0.in_time(client.ask_path_infos(paths)).await?;
+        for path in paths {
+            match self.0.in_time(client.next_path_info(path)).await {
+                Ok(info) => answers.push((path.clone(), Ok(info.map(Statement::of)))),
+                Err(error @ StoreError::Daemon(ClientError::Remote(_) | ClientError::Nonsense(_))) => {
+                    answers.push((path.clone(), Err(error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Connections {
+    async fn take(&self) -> Result<Client, StoreError> {
+        let idle = self.idle().pop();
+        match idle {
+            Some(client) => Ok(client),
+            None => self.open().await,
+        }
+    }
+
+    fn give_back(&self, client: Client) {
+        self.idle().push(client);
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn open(&self) -> Result<Client, StoreError> {
-        self.in_time(Client::connect(&self.socket, &self.store_dir)).await
+        self.in_time(self.remote.connect(&self.store_dir)).await
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
         match timeout(PATIENCE, answer).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(stalled(&self.socket)),
+            Err(_) => Err(self.stalled()),
         }
     }
 
-    /// Asks a question. The connection is kept for the next one only where its answer came whole.
-    async fn ask<T>(&self, question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, StoreError> {
-        let mut questions = self.questions.lock().await;
-        let mut client = match questions.take() {
-            Some(client) => client,
-            None => self.open().await?,
-        };
-        let answer = self.in_time(question(&mut client)).await;
-        if matches!(answer, Ok(_) | Err(StoreError::Daemon(ClientError::Remote(_)))) {
-            *questions = Some(client);
-        }
-        answer
+    fn stalled(&self) -> StoreError {
+        StoreError::Stalled { place: self.remote.to_string(), seconds: PATIENCE.as_secs() }
     }
-}
 
-fn stalled(socket: &Path) -> StoreError {
-    StoreError::Stalled { place: socket.display().to_string(), seconds: PATIENCE.as_secs() }
+    /// Hands on so many bytes of a NAR. The connection is of further use if whoever reads them finds that they are one.
+    async fn pass(
+        self: Arc<Self>,
+        mut client: Client,
+        size: u64,
+        blocks: mpsc::Sender<io::Result<Bytes>>,
+        whole: oneshot::Receiver<()>,
+    ) {
+        let mut left = size;
+        while left > 0 {
+            let block = match timeout(PATIENCE, client.nar_block(left)).await {
+                Ok(Ok(block)) if block.is_empty() => {
+                    let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
+                    Err(io::Error::new(ErrorKind::UnexpectedEof, why))
+                }
+                Ok(Ok(block)) => {
+                    left -= block.len() as u64;
+                    Ok(block)
+                }
+                Ok(Err(error)) => Err(io::Error::other(error)),
+                Err(_) => Err(io::Error::other(self.stalled())),
+            };
+            let failed = block.is_err();
+            if blocks.send(block).await.is_err() || failed {
+                return;
+            }
+        }
+        drop(blocks);
+        if whole.await.is_ok() {
+            self.give_back(client);
+        }
+    }
 }
 
 #[async_trait]
 impl Store for Daemon {
     fn store_dir(&self) -> &StoreDir {
-        &self.store_dir
+        &self.0.store_dir
     }
 
-    async fn statement(&self, path: &StorePath) -> Result<Option<Statement>, StoreError> {
-        let info = self.ask(async |client: &mut Client| client.path_info(path).await).await?;
-        Ok(info.map(|info| {
-            let stated = |text: &String| StatedSignature { text: text.clone(), first_seen: None };
-            let signatures = info.signatures.iter().map(stated).collect();
-            Statement { info, signatures, history: History::None, rivals: Vec::new(), file: None }
-        }))
+    fn pace(&self) -> Pace {
+        // To start another connection over a network takes longer than to ask one more question.
+        Pace { at_once: if self.0.remote.is_near() { 2 } else { 1 }, paths: MOST_ASKED }
+    }
+
+    async fn statements(&self, paths: Vec<StorePath>) -> Statements {
+        let mut answers = Statements::with_capacity(paths.len());
+        while answers.len() < paths.len() {
+            let done = match self.0.take().await {
+                Ok(mut client) => match self.ask_about(&mut client, &paths[answers.len()..], &mut answers).await {
+                    Ok(()) => {
+                        self.0.give_back(client);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                let ends = error.ends_it();
+                answers.push((paths[answers.len()].clone(), Err(error)));
+                if ends {
+                    break;
+                }
+            }
+        }
+        answers
     }
 
     async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
@@ -98,35 +187,23 @@ impl Store for Daemon {
         Ok(Listed { paths, unreadable: Vec::new() })
     }
 
-    async fn open_nar(&self, statement: &Statement) -> Result<Option<NarReader>, StoreError> {
-        let mut client = self.open().await?;
-        self.in_time(client.nar(&statement.info.path)).await?;
-        let (blocks, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(pass(client, statement.info.nar_size, blocks, self.socket.clone()));
-        Ok(Some(Box::new(Blocks { blocks: receiver, pending: Bytes::new() })))
+    async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
+        self.ask(async |client: &mut Client| client.outputs(&derivation.info.path).await).await
     }
-}
 
-/// Hands on so many bytes of a NAR.
-async fn pass(mut client: Client, size: u64, blocks: mpsc::Sender<io::Result<Bytes>>, socket: PathBuf) {
-    let mut left = size;
-    while left > 0 {
-        let block = match timeout(PATIENCE, client.nar_block(left)).await {
-            Ok(Ok(block)) if block.is_empty() => {
-                let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
-                Err(io::Error::new(ErrorKind::UnexpectedEof, why))
+    async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
+        let connections = &self.0;
+        let mut client = connections.take().await?;
+        if let Err(error) = connections.in_time(client.nar(&statement.info.path)).await {
+            if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {
+                connections.give_back(client);
             }
-            Ok(Ok(block)) => {
-                left -= block.len() as u64;
-                Ok(block)
-            }
-            Ok(Err(error)) => Err(io::Error::other(error)),
-            Err(_) => Err(io::Error::other(stalled(&socket))),
-        };
-        let failed = block.is_err();
-        if blocks.send(block).await.is_err() || failed {
-            return;
+            return Err(error);
         }
+        let (blocks, receiver) = mpsc::channel(WAITING);
+        let (whole, was_whole) = oneshot::channel();
+        tokio::spawn(connections.clone().pass(client, statement.info.nar_size, blocks, was_whole));
+        Ok(Some(Nar::Bytes(Box::new(Blocks { blocks: receiver, pending: Bytes::new(), whole: Some(whole) }))))
     }
 }
 
@@ -134,6 +211,7 @@ async fn pass(mut client: Client, size: u64, blocks: mpsc::Sender<io::Result<Byt
 struct Blocks {
     blocks: mpsc::Receiver<io::Result<Bytes>>,
     pending: Bytes,
+    whole: Option<oneshot::Sender<()>>,
 }
 
 impl Read for Blocks {
@@ -147,5 +225,14 @@ impl Read for Blocks {
         let count = buffer.len().min(self.pending.len());
         self.pending.copy_to_slice(&mut buffer[..count]);
         Ok(count)
+    }
+}
+
+impl ReadNar for Blocks {
+    fn was_whole(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            // The connection has failed since, or nobody needs it any more.
+            let _unneeded = whole.send(());
+        }
     }
 }

@@ -8,7 +8,7 @@ use liblzma::stream::{CONCATENATED, Stream};
 use nix_narinfo::Compression;
 
 use super::StoreError;
-use super::reading::{NarFile, NarReader};
+use super::reading::{NarFile, ReadNar};
 
 /// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd --ultra -22` uses and `zstd -d` accepts.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -20,7 +20,7 @@ const XZ_MEMORY_MAX: u64 = 80 << 20;
 ///
 /// # Errors
 /// When it is compressed in a way that is not read here.
-pub(super) fn decompress(compressed: Box<dyn Read + Send>, file: &NarFile) -> Result<NarReader, StoreError> {
+pub(super) fn decompress(compressed: Box<dyn Read + Send>, file: &NarFile) -> Result<Box<dyn ReadNar>, StoreError> {
     let not_read = |found: String| StoreError::Compression { url: file.url.clone(), found };
     let failed = Arc::new(AtomicBool::new(false));
     let source = Source { inner: compressed, failed: failed.clone() };
@@ -58,6 +58,8 @@ impl Read for Source {
     }
 }
 
+impl ReadNar for Source {}
+
 /// A decoder whose errors are damage, unless its source failed or it would need more memory than it may have.
 struct Decoder<R> {
     inner: R,
@@ -76,6 +78,8 @@ impl<R: Read> Read for Decoder<R> {
         })
     }
 }
+
+impl<R: Read + Send> ReadNar for Decoder<R> {}
 
 #[cfg(test)]
 mod tests {

@@ -2,8 +2,9 @@
 //!
 //! Nothing that is read here is believed: it is what a store says, to be held against signatures and bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use nix_narinfo::Compression;
@@ -58,6 +59,13 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// Makes what a store says that keeps no more than a path's info.
+    pub(super) fn of(info: PathInfo) -> Self {
+        let stated = |text: &String| StatedSignature { text: text.clone(), first_seen: None };
+        let signatures = info.signatures.iter().map(stated).collect();
+        Self { info, signatures, history: History::None, rivals: Vec::new(), file: None }
+    }
+
     /// Returns the signatures as they are weighed.
     pub fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
         self.signatures.iter().map(|stated| Claim { text: &stated.text, first_seen: stated.first_seen })
@@ -76,7 +84,33 @@ pub struct Listed {
 /// The bytes of a NAR, decompressed, for a thread that may block.
 ///
 /// An error of kind `InvalidData` or `UnexpectedEof` says that what is kept is damaged; any other that it cannot be read.
-pub type NarReader = Box<dyn Read + Send>;
+pub trait ReadNar: Read + Send {
+    /// Says that what was read is one whole NAR: where it came over a connection, that one is of further use.
+    fn was_whole(&mut self) {}
+}
+
+/// A NAR as a store keeps it.
+pub enum Nar {
+    /// Its bytes. There are as many as are stated, fewer where there are no more, and more only where the store has more.
+    Bytes(Box<dyn ReadNar>),
+    /// A file, directory or link, of which it is made.
+    Files(PathBuf),
+}
+
+/// How a store is best asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Questions that are asked at once.
+    pub at_once: usize,
+    /// Paths in one question.
+    pub paths: usize,
+}
+
+/// What a store says of each path that it was asked about, in the same order; none of one that is not valid there.
+pub type Statements = Vec<(StorePath, Result<Option<Statement>, StoreError>)>;
+
+/// A derivation's outputs by name; none for one whose path is not known.
+pub type Outputs = BTreeMap<String, Option<StorePath>>;
 
 /// A store that can be read.
 ///
@@ -86,11 +120,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the store directory.
     fn store_dir(&self) -> &StoreDir;
 
-    /// Returns what the store says of a path; none if it is not valid there.
-    ///
-    /// # Errors
-    /// When the store cannot tell.
-    async fn statement(&self, path: &StorePath) -> Result<Option<Statement>, StoreError>;
+    /// Returns how the store is best asked.
+    fn pace(&self) -> Pace;
+
+    /// Returns what the store says of some paths, no more than its pace has in one question. After an error that will meet every
+    /// further question too, the rest is left out.
+    async fn statements(&self, paths: Vec<StorePath>) -> Statements;
 
     /// Returns the valid ones of some paths.
     ///
@@ -104,10 +139,15 @@ pub trait Store: Send + Sync + 'static {
     /// When the store cannot be listed.
     async fn all_paths(&self) -> Result<Listed, StoreError>;
 
-    /// Opens the NAR of a path, decompressed; none if it is not there. It yields the stated number of bytes, fewer where
-    /// there are no more, and more only where the store has more.
+    /// Returns the outputs of a derivation that is valid there, as far as their paths are known.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError>;
+
+    /// Opens the NAR of a path; none if it is not there.
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn open_nar(&self, statement: &Statement) -> Result<Option<NarReader>, StoreError>;
+    async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError>;
 }

@@ -80,11 +80,17 @@ pub(super) async fn client(
     if let Some(credentials) = credentials {
         loader = loader.credentials_provider(credentials);
     }
-    let shared = loader.load().await;
+    let mut shared = loader.load().await;
     let identity = match shared.credentials_provider() {
         Some(provider) => identity(location, &provider).await?,
         None => Identity::Anonymous,
     };
+    if identity == Identity::Anonymous {
+        // As long as there is somebody to ask for credentials, the SDK would ask, and fail.
+        let mut none = shared.into_builder();
+        none.set_credentials_provider(None);
+        shared = none.build();
+    }
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(patience.connect)
         .read_timeout(patience.attempt)

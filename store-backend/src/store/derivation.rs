@@ -1,0 +1,71 @@
+//! Derivations as paths of a store: one file each, that says which outputs there will be.
+
+use std::io::Read as _;
+
+use nix_archive::nar::{CaseHack, Event, decode_events, encode_path};
+use nix_derivation::Derivation;
+use tokio::task::spawn_blocking;
+use verifier::{StoreDir, StorePath};
+
+use super::StoreError;
+use super::reading::{Nar, Outputs, Statement, Store};
+use crate::object::ObjectError;
+
+/// Largest derivation that is read, in bytes.
+const MAX_DERIVATION: u64 = 16 << 20;
+
+/// What a NAR of one file has besides its content, in bytes, at most.
+const NAR_OVERHEAD: u64 = 256;
+
+/// Largest NAR of a derivation that is read, in bytes.
+pub(crate) const MAX_DERIVATION_NAR: u64 = MAX_DERIVATION + NAR_OVERHEAD;
+
+/// Parses the NAR of a derivation. The error says what is wrong with it.
+pub(crate) fn parse_derivation(path: &StorePath, nar: &[u8], store_dir: &StoreDir) -> Result<Derivation, String> {
+    let mut text = None;
+    decode_events(nar, |event| {
+        if let Event::Regular { name: None, contents, .. } = event {
+            text = Some(contents);
+        }
+        Ok(())
+    })
+    .map_err(|error| error.to_string())?;
+    let text = text.ok_or("expected a file, found a directory or a link")?;
+    let name = path.name().strip_suffix(".drv").unwrap_or(path.name());
+    Derivation::from_aterm_bytes_in(text, name, store_dir.clone()).map_err(|error| error.to_string())
+}
+
+/// Reads from a store's derivation which outputs it has, and their paths, as far as these do not depend on their contents.
+pub(super) async fn outputs(store: &dyn Store, statement: &Statement) -> Result<Outputs, StoreError> {
+    let path = &statement.info.path;
+    let failed = |why: String| StoreError::Derivation { path: store.store_dir().render_path(path), why };
+    if !path.is_derivation() || statement.info.nar_size > MAX_DERIVATION_NAR {
+        return Err(failed("expected a derivation, found something else".into()));
+    }
+    let nar = store.open_nar(statement).await?.ok_or_else(|| failed("its contents are not there".into()))?;
+    let bytes = spawn_blocking(move || bytes_of(nar)).await.map_err(ObjectError::from)?.map_err(failed)?;
+    let derivation = parse_derivation(path, &bytes, store.store_dir()).map_err(failed)?;
+    let path_of = |name: &str| {
+        let output = derivation.outputs().get(name)?;
+        output.path_in(derivation.store_dir(), derivation.name(), name).ok().flatten()
+    };
+    Ok(derivation.outputs().keys().map(|name| (name.clone(), path_of(name))).collect())
+}
+
+fn bytes_of(nar: Nar) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    match nar {
+        Nar::Bytes(mut reader) => {
+            (&mut reader).take(MAX_DERIVATION_NAR).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+            reader.was_whole();
+        }
+        Nar::Files(place) => {
+            let found = std::fs::symlink_metadata(&place).map_err(|error| error.to_string())?;
+            if !found.is_file() || found.len() > MAX_DERIVATION {
+                return Err(format!("expected a file of at most {MAX_DERIVATION} bytes"));
+            }
+            encode_path(&mut bytes, &place, CaseHack::Disabled).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,288 @@
+//! The stores that Nix can name, as far as they can be read: the URIs are Nix's own, with its parameters in its meanings.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+use verifier::StoreDir;
+
+use super::binary_cache::CACHE_INFO;
+use super::local::{Local, LocalStore};
+use super::place::{Place, PlaceError};
+use super::remote::{Remote, Ssh};
+use super::web::{Web, WebError};
+use super::web_cache::WebCache;
+use super::{BinaryCache, Daemon, Store, StoreError};
+
+/// Where Nix keeps what it knows of a store, and where its daemon listens, unless told otherwise.
+const STATE: &str = "/nix/var/nix";
+
+/// Parameters that every store takes, and that change nothing in how it is read.
+const COMMON: [&str; 4] = ["path-info-cache-size", "priority", "want-mass-query", "system-features"];
+
+/// Why a text names no store. Whoever wrote it caused it.
+#[derive(Debug, Error)]
+pub enum StoreUriError {
+    /// It is of no kind that is known.
+    #[error(
+        "expected a store as daemon, unix://SOCKET, local, a store's root such as / or /mnt, file:///DIRECTORY, https://HOST, \
+         s3://BUCKET or ssh-ng://HOST; found {0:?}"
+    )]
+    Kind(String),
+    /// A part of it means nothing.
+    #[error("{uri:?}: {why}")]
+    Part {
+        /// What was written.
+        uri: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It is no directory or bucket.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// It is no address.
+    #[error(transparent)]
+    Web(#[from] WebError),
+}
+
+/// A store that can be read, as it is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreUri {
+    kind: Kind,
+    /// The store directory that the URI states.
+    store_dir: Option<StoreDir>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Cache(Place),
+    Web(Web),
+    Daemon(Remote),
+    Local(Local),
+}
+
+impl StoreUri {
+    /// Parses what Nix takes for `--store`. Nothing, or `auto`, is the machine's own store: read by oneself where one may, and
+    /// asked for of its daemon otherwise.
+    ///
+    /// # Errors
+    /// [`StoreUriError`].
+    ///
+    /// Source: Nix `StoreReference::parse`, `resolveStoreConfig`.
+    pub fn parse(uri: &str) -> Result<Self, StoreUriError> {
+        let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
+        if let Some((scheme, authority)) = place.split_once("://") {
+            return match scheme {
+                "s3" => Ok(Self { kind: Kind::Cache(Place::parse(uri)?), store_dir: None }),
+                "http" | "https" => {
+                    Parameters::parse(uri, query)?.nothing_else(&["compression", "parallel-compression"])?;
+                    Ok(Self { kind: Kind::Web(Web::parse(place)?), store_dir: None })
+                }
+                "file" => {
+                    Parameters::parse(uri, query)?.nothing_else(&[
+                        "compression",
+                        "compression-level",
+                        "write-nar-listing",
+                    ])?;
+                    Ok(Self { kind: Kind::Cache(Place::parse(place)?), store_dir: None })
+                }
+                "unix" => daemon(Parameters::parse(uri, query)?, &decoded(uri, authority)?),
+                "local" => local(Parameters::parse(uri, query)?, &decoded(uri, authority)?),
+                "ssh-ng" => ssh(Parameters::parse(uri, query)?, authority),
+                "ssh" => Err(StoreUriError::Part {
+                    uri: uri.to_owned(),
+                    why: "the old protocol over ssh states too little: use ssh-ng://".into(),
+                }),
+                _ => Err(StoreUriError::Kind(uri.to_owned())),
+            };
+        }
+        let parameters = Parameters::parse(uri, query)?;
+        match place {
+            "" | "auto" => automatic(parameters),
+            "daemon" => daemon(parameters, ""),
+            "local" => local(parameters, ""),
+            // A directory is a binary cache where it says that it is one, and a store's root otherwise.
+            path if Path::new(path).join(CACHE_INFO).exists() => {
+                parameters.nothing_else(&[])?;
+                Ok(Self { kind: Kind::Cache(Place::parse(path)?), store_dir: None })
+            }
+            path if path.contains('/') || path.starts_with('.') => local(parameters, path),
+            _ => Err(StoreUriError::Kind(uri.to_owned())),
+        }
+    }
+
+    /// Opens it to read. Nothing is made or changed. `expected` is the store directory that it must be of; without one it may be
+    /// of any.
+    ///
+    /// # Errors
+    /// When it is not there, cannot be reached, or is another store directory's.
+    pub async fn open(&self, expected: Option<&StoreDir>) -> Result<Arc<dyn Store>, StoreError> {
+        if let (Some(stated), Some(expected)) = (&self.store_dir, expected)
+            && stated != expected
+        {
+            return Err(StoreError::StoreDir { found: stated.to_string(), expected: expected.clone() });
+        }
+        let store_dir = self.store_dir.as_ref().or(expected).cloned().unwrap_or_default();
+        Ok(match &self.kind {
+            Kind::Cache(place) => Arc::new(BinaryCache::open_existing(place.open_existing().await?, expected).await?),
+            Kind::Web(web) => Arc::new(WebCache::open(web, expected).await?),
+            Kind::Daemon(remote) => Arc::new(Daemon::connect(remote.clone(), &store_dir).await?),
+            Kind::Local(local) => Arc::new(LocalStore::open(local, &store_dir).await?),
+        })
+    }
+}
+
+/// The parameters of a URI, decoded.
+struct Parameters<'a> {
+    uri: &'a str,
+    known: BTreeMap<String, String>,
+}
+
+impl<'a> Parameters<'a> {
+    fn parse(uri: &'a str, query: &str) -> Result<Self, StoreUriError> {
+        let mut known = BTreeMap::new();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').ok_or_else(|| StoreUriError::Part {
+                uri: uri.to_owned(),
+                why: format!("expected NAME=VALUE, found {parameter:?}"),
+            })?;
+            known.insert(decoded(uri, name)?, decoded(uri, value)?);
+        }
+        COMMON.iter().for_each(|name| drop(known.remove(*name)));
+        Ok(Self { uri, known })
+    }
+
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.known.remove(name).filter(|value| !value.is_empty())
+    }
+
+    fn store_dir(&mut self) -> Result<Option<StoreDir>, StoreUriError> {
+        let store = self.take("store");
+        store.map(|text| StoreDir::new(text).map_err(|error| self.wrong(&format!("store: {error}")))).transpose()
+    }
+
+    fn wrong(&self, why: &str) -> StoreUriError {
+        StoreUriError::Part { uri: self.uri.to_owned(), why: why.to_owned() }
+    }
+
+    /// Refuses parameters that nobody has taken, but for those that change nothing in how such a store is read.
+    fn nothing_else(mut self, unused: &[&str]) -> Result<(), StoreUriError> {
+        unused.iter().for_each(|name| drop(self.known.remove(*name)));
+        match self.known.keys().next() {
+            Some(name) => Err(self.wrong(&format!("unknown parameter {name:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn decoded(uri: &str, text: &str) -> Result<String, StoreUriError> {
+    let decoded = percent_decode_str(text).decode_utf8();
+    Ok(decoded.map_err(|error| StoreUriError::Part { uri: uri.to_owned(), why: error.to_string() })?.into_owned())
+}
+
+/// Nix's choice: the store itself for those who may write it, its daemon for others, where there is one.
+fn automatic(mut parameters: Parameters<'_>) -> Result<StoreUri, StoreUriError> {
+    let state = parameters.take("state").map_or_else(|| environment("NIX_STATE_DIR", STATE), PathBuf::from);
+    let writable = rustix::fs::access(&state, rustix::fs::Access::WRITE_OK).is_ok();
+    if !writable && socket().exists() {
+        return daemon(parameters, "");
+    }
+    parameters.known.insert("state".into(), state.display().to_string());
+    local(parameters, "")
+}
+
+fn socket() -> PathBuf {
+    environment("NIX_DAEMON_SOCKET_PATH", &format!("{STATE}/daemon-socket/socket"))
+}
+
+fn environment(name: &str, default: &str) -> PathBuf {
+    std::env::var_os(name).map_or_else(|| default.into(), PathBuf::from)
+}
+
+fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
+    let store_dir = parameters.store_dir()?;
+    // What is read comes from the daemon, so it does not matter where its files are.
+    let unused = ["root", "state", "log", "real", "max-connections", "max-connection-age", "trusted", "read-only"];
+    parameters.nothing_else(&unused)?;
+    let socket = if path.is_empty() { socket() } else { path.into() };
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket)), store_dir })
+}
+
+fn local(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
+    let root = parameters.take("root").or_else(|| (!path.is_empty()).then(|| path.to_owned()));
+    let root = root.map(|root| std::path::absolute(&root).map_err(|error| parameters.wrong(&error.to_string())));
+    let root = root.transpose()?;
+    let store_dir = parameters.store_dir()?;
+    let state = parameters.take("state").map(PathBuf::from);
+    let real = parameters.take("real").map(PathBuf::from);
+    parameters.nothing_else(&["log", "read-only", "require-sigs", "trusted", "use-roots-daemon"])?;
+    Ok(StoreUri { kind: Kind::Local(Local { root, state, real }), store_dir })
+}
+
+fn ssh(mut parameters: Parameters<'_>, authority: &str) -> Result<StoreUri, StoreUriError> {
+    let store_dir = parameters.store_dir()?;
+    let program = parameters.take("remote-program").unwrap_or_else(|| "nix-daemon".into());
+    let ssh = Ssh {
+        authority: authority.to_owned(),
+        program: program.split_whitespace().map(str::to_owned).collect(),
+        store: parameters.take("remote-store"),
+        key: parameters.take("ssh-key").map(PathBuf::from),
+        host_key: parameters.take("base64-ssh-public-host-key"),
+        compress: parameters.take("compress").is_some_and(|value| value == "true"),
+    };
+    if let Some(why) = ssh.mistake() {
+        return Err(parameters.wrong(&why));
+    }
+    parameters.nothing_else(&["max-connections", "max-connection-age", "trusted", "root", "state", "log", "real"])?;
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh)), store_dir })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(uri: &str) -> Kind {
+        StoreUri::parse(uri).unwrap_or_else(|error| panic!("{error}")).kind
+    }
+
+    #[test]
+    fn names_the_stores_that_nix_names() {
+        let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()));
+        assert_eq!(kind("unix:///run/a%20b?root=/x&max-connections=3"), socket("/run/a b"));
+        assert_eq!(kind("unix://socket"), socket("socket"));
+        let root = |path: &str| Kind::Local(Local { root: Some(path.into()), state: None, real: None });
+        assert_eq!(kind("/mnt/root"), root("/mnt/root"));
+        assert_eq!(kind("local?root=/mnt/root"), root("/mnt/root"));
+        assert_eq!(kind("local:///mnt/root"), root("/mnt/root"));
+        assert_eq!(kind("/"), root("/"));
+        assert_eq!(kind("local"), Kind::Local(Local { root: None, state: None, real: None }));
+        assert_eq!(kind("file:///a?compression=xz"), kind("file:///a"));
+        assert!(matches!(kind("https://cache.example.org"), Kind::Web(_)));
+        assert!(matches!(kind("s3://cache?region=eu-west-1"), Kind::Cache(_)));
+        let Kind::Daemon(Remote::Ssh(ssh)) = kind("ssh-ng://ann@host:22?remote-program=a%20b&compress=true") else {
+            panic!("it is reached by ssh");
+        };
+        assert_eq!((&*ssh.authority, ssh.compress), ("ann@host:22", true));
+        assert_eq!(ssh.program, ["a", "b"]);
+        let other = StoreUri::parse("local?store=/gnu/store").expect("a store");
+        assert_eq!(other.store_dir.map(|dir| dir.to_string()), Some("/gnu/store".into()));
+        let wrong = [
+            ("cache", "expected a store as"),
+            ("gs://bucket", "expected a store as"),
+            ("ssh://host", "ssh-ng"),
+            ("ssh-ng://-oProxyCommand=x", "host"),
+            ("ssh-ng://", "host"),
+            ("ssh-ng://a@-b", "host"),
+            ("unix:///s?nonsense=1", "unknown parameter \"nonsense\""),
+            ("local?root", "NAME=VALUE"),
+            ("file:///a?region=x", "unknown parameter"),
+            ("local?store=nowhere", "store:"),
+        ];
+        for (text, says) in wrong {
+            let error = StoreUri::parse(text).expect_err(text).to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

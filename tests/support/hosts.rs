@@ -1,0 +1,109 @@
+//! What else serves a store to auditors: a web server in front of a directory, and an SSH server in front of a program.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::shell::Shell;
+
+/// How long a server may take to start when the machine is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Python's own web server on loopback, ended when dropped.
+pub struct WebServer {
+    process: Child,
+    port: u16,
+}
+
+impl WebServer {
+    /// Serves a directory.
+    pub fn start(directory: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0", "--directory"]).arg(directory);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().expect("python3 starts");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("it is piped");
+        BufReader::new(output).read_line(&mut line).expect("its first line says where it is");
+        let port = line.split_whitespace().skip_while(|word| *word != "port").nth(1).and_then(|port| port.parse().ok());
+        Self { process, port: port.expect("its first line says where it is") }
+    }
+
+    /// Returns its address.
+    pub fn uri(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        let _gone_already = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// An SSH server on loopback that lets one key in, ended when dropped.
+pub struct SshServer {
+    process: Child,
+    directory: PathBuf,
+    port: u16,
+    /// In base 64, as URIs have it.
+    host_key: String,
+}
+
+impl SshServer {
+    /// Starts one. It needs root, to become whoever logs in.
+    pub fn start(directory: &Path, shell: &Shell) -> Self {
+        fs::create_dir_all(directory).expect("a directory for sshd");
+        // It wants this to be there, and to be root's.
+        fs::create_dir_all("/run/sshd").expect("a directory for what sshd separates");
+        let place = |name: &str| directory.join(name).display().to_string();
+        for name in ["host", "user"] {
+            shell.must(&format!("ssh-keygen -q -t ed25519 -N '' -C {name} -f '{}'", place(name)));
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("a port").port();
+        drop(listener);
+        let config = format!(
+            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+             PasswordAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\n",
+            place("host"),
+            place("user.pub"),
+        );
+        fs::write(directory.join("config"), config).expect("its configuration");
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-f", &place("config"), "-E", &place("log")]).stdin(Stdio::null());
+        let host_key = shell.must(&format!("base64 -w0 '{}'", place("host.pub")));
+        let process = command.spawn().expect("sshd starts");
+        let mut server = Self { process, directory: directory.to_owned(), port, host_key };
+        let begun = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let ended = server.process.try_wait().expect("a child's status").is_some();
+            let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
+            assert!(!ended && begun.elapsed() < PATIENCE, "sshd does not answer: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Returns the URI of a program behind it.
+    pub fn uri(&self, program: &str) -> String {
+        let key = self.directory.join("user");
+        format!(
+            "ssh-ng://root@127.0.0.1:{}?remote-program={program}&ssh-key={}&base64-ssh-public-host-key={}",
+            self.port,
+            key.display(),
+            self.host_key.replace('+', "%2B").replace('=', "%3D"),
+        )
+    }
+}
+
+impl Drop for SshServer {
+    fn drop(&mut self) {
+        let _gone_already = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
