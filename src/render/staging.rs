@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use policy::{Policy, Verdict as Decided, escaped, rfc3339};
+use policy::{Policy, Verdict, escaped, rfc3339};
 use serde::Serialize;
 use serde_json::{Value, json};
 use store_backend::gate::Candidate;
-use verifier::{Aspect, Change, Difference, NarEntry, SignerId, StorePath, Verdict};
+use verifier::{Aspect, Change, Difference, NarEntry, StorePath};
 
 use super::words::{bytes, count};
 use super::{Format, Paint, now, paint, print, print_json};
@@ -101,7 +101,7 @@ fn summary(text: &mut String, candidate: &Candidate, policy: &Policy) {
     for finding in candidate.decision.findings() {
         let _infallible = writeln!(text, "    {finding}");
     }
-    if candidate.decision.verdict() == Decided::Admit && candidate.is_held() {
+    if candidate.decision.verdict() == Verdict::Admit && candidate.is_held() {
         let _infallible = writeln!(text, "    it has what it takes, and is admitted when a gate next looks at it");
     }
 }
@@ -117,10 +117,10 @@ fn document(candidate: &Candidate, policy: &Policy) -> Value {
     let render = |path: &StorePath| store_dir.render_path(path);
     let state = match (candidate.is_held(), candidate.decision.verdict()) {
         (true, _) => "held",
-        (false, Decided::Admit) => "admitted",
+        (false, Verdict::Admit) => "admitted",
         (false, _) => "no-longer-admitted",
     };
-    let verdict = if candidate.decision.verdict() == Decided::Admit { "admit" } else { "hold" };
+    let verdict = if candidate.decision.verdict() == Verdict::Admit { "admit" } else { "hold" };
     let history = candidate.record.signatures();
     let signatures: Vec<Value> = candidate
         .evidence
@@ -130,7 +130,7 @@ fn document(candidate: &Candidate, policy: &Policy) -> Value {
         .map(|(judged, kept)| {
             json!({
                 "signature": judged.text,
-                "signer": signer_of(&judged.verdict).map(|id| policy.keyring().signer(id).name.to_string()),
+                "signer": judged.verdict.signer().map(|id| policy.keyring().signer(id).name.to_string()),
                 "verdict": judged.verdict.code().unwrap_or("counts"),
                 "firstSeen": rfc3339(kept.first_seen),
                 "broughtBy": kept.brought_by,
@@ -152,16 +152,6 @@ fn document(candidate: &Candidate, policy: &Policy) -> Value {
         "findings": candidate.decision.findings(),
         "signatures": signatures,
     })
-}
-
-fn signer_of(verdict: &Verdict) -> Option<SignerId> {
-    match verdict {
-        Verdict::Counts(signer) | Verdict::DuplicateSigner(signer) => Some(*signer),
-        Verdict::Revoked { signer, .. } | Verdict::Expired { signer, .. } | Verdict::NotYetValid { signer, .. } => {
-            Some(*signer)
-        }
-        Verdict::UnknownKey | Verdict::DoesNotVerify | Verdict::Malformed(_) => None,
-    }
 }
 
 /// Prints what is held of one path, signature by signature.
@@ -196,7 +186,7 @@ pub fn candidates(candidates: &[Candidate], policy: &Policy, format: Format) -> 
 fn signatures(text: &mut String, candidate: &Candidate, policy: &Policy) {
     for (judged, kept) in candidate.evidence.judged().iter().zip(candidate.record.signatures()) {
         let key = judged.text.split(':').next().unwrap_or_default();
-        let signer = signer_of(&judged.verdict).map(|id| format!(" ({})", policy.keyring().signer(id).name));
+        let signer = judged.verdict.signer().map(|id| format!(" ({})", policy.keyring().signer(id).name));
         let (color, verdict) = match judged.verdict.code() {
             None => (Paint::Good, "counts"),
             Some(code) => (Paint::Doubt, code),
@@ -400,7 +390,7 @@ pub fn fetched(
         return print_json(&json!({ "fetched": document(candidate, policy), "output": output.to_string_lossy() }));
     }
     let path = policy.store_dir().render_path(&candidate.record.info().path);
-    let doubtful = candidate.is_held() || candidate.decision.verdict() != Decided::Admit;
+    let doubtful = candidate.is_held() || candidate.decision.verdict() != Verdict::Admit;
     let warning = if doubtful { "; it has no quorum: look into it, do not run it" } else { "" };
     print(&format!("{path}: {} is in {}{warning}\n", candidate.describe(), output.display()))
 }

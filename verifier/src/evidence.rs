@@ -67,6 +67,19 @@ impl Verdict {
             Self::NotYetValid { .. } => "key-not-yet-valid",
         })
     }
+
+    /// Returns whose key verifies the signature, or none where no key does.
+    #[must_use]
+    pub fn signer(&self) -> Option<SignerId> {
+        match self {
+            Self::Counts(signer)
+            | Self::DuplicateSigner(signer)
+            | Self::Revoked { signer, .. }
+            | Self::Expired { signer, .. }
+            | Self::NotYetValid { signer, .. } => Some(*signer),
+            Self::UnknownKey | Self::DoesNotVerify | Self::Malformed(_) => None,
+        }
+    }
 }
 
 /// One signature with its verdict.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use policy::escaped;
 use serde::Serialize;
-use verifier::{Evidence, Keyring, Timestamp, Verdict};
+use verifier::{Evidence, Keyring, Timestamp};
 
 use crate::store::Statement;
 
@@ -28,18 +28,10 @@ pub(super) fn report(evidence: &Evidence, statement: &Statement, keyring: &Keyri
     judged
         .map(|(judged, stated)| {
             let name = judged.signature.as_ref().map_or(judged.text.as_str(), |made| made.key_name().as_str());
-            let signer = match &judged.verdict {
-                Verdict::Counts(signer)
-                | Verdict::DuplicateSigner(signer)
-                | Verdict::Revoked { signer, .. }
-                | Verdict::Expired { signer, .. }
-                | Verdict::NotYetValid { signer, .. } => Some(keyring.signer(*signer).name.clone()),
-                Verdict::UnknownKey | Verdict::DoesNotVerify | Verdict::Malformed(_) => None,
-            };
             SignatureReport {
                 key: escaped(name),
                 verdict: judged.verdict.code().unwrap_or("counts"),
-                signer,
+                signer: judged.verdict.signer().map(|id| keyring.signer(id).name.clone()),
                 first_seen: stated.first_seen,
             }
         })
