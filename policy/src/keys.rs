@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
-use verifier::{KeyName, Keyring, KeyringError, PublicKey, Signer, StoreDir, TrustedKey, Window};
+use verifier::{KeyName, Keyring, KeyringError, PublicKey, Signer, StoreDir, TrustedKey, Window, base16};
 
 use crate::policy::{ContentAddressed, OnConflict, Policy};
 use crate::requirement::Requirement;
@@ -63,13 +63,12 @@ impl Policy {
             return Err(KeysError::TooFew { needed, given: keys.len() });
         }
         let of: BTreeSet<_> = keyring.signers().map(|(id, _)| id).collect();
-        let digest = Sha256::digest(&text);
         Ok(Self {
             version: 1,
             expires: None,
             store_dir: store_dir.clone(),
             keyring,
-            digest: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            digest: base16::encode(&Sha256::digest(&text)),
             groups: BTreeMap::new(),
             default: Requirement::AtLeast { count: needed, of, group: Some("the trusted keys".into()) },
             content_addressed: ContentAddressed::Recompute,

@@ -19,7 +19,7 @@ pub use mistake::{Mistake, PolicyErrors};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use verifier::{StoreDir, Timestamp};
+use verifier::{StoreDir, Timestamp, base16};
 
 use crate::escape::escaped;
 use crate::policy::{ContentAddressed, OnConflict, Policy};
@@ -69,7 +69,7 @@ fn top_level(reader: &mut Reader<'_>, document: &Spanned<DeTable<'_>>) -> Option
         expires: expires.map_or(Some(None), |read: Option<Timestamp>| read.map(Some))?,
         store_dir: store_dir.unwrap_or_else(|| Some(StoreDir::default()))?,
         keyring,
-        digest: Sha256::digest(reader.text()).iter().map(|byte| format!("{byte:02x}")).collect(),
+        digest: base16::encode(&Sha256::digest(reader.text())),
         groups,
         default,
         content_addressed,

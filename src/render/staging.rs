@@ -9,7 +9,7 @@ use policy::{Policy, Verdict, escaped, rfc3339};
 use serde::Serialize;
 use serde_json::{Value, json};
 use store_backend::gate::Candidate;
-use verifier::{Aspect, Change, Difference, NarEntry, StorePath};
+use verifier::{Aspect, Change, Difference, NarEntry, StorePath, base16};
 
 use super::words::{bytes, count};
 use super::{Format, Paint, now, paint, print, print_json};
@@ -286,14 +286,10 @@ fn describe_entry(entry: &NarEntry) -> String {
         NarEntry::Directory { entries } => format!("directory of {entries} entries"),
         NarEntry::Regular { executable, size, sha256 } => {
             let executable = if *executable { "executable file" } else { "file" };
-            format!("{executable} of {}, SHA-256 {}", bytes(*size), hex(&sha256[..8]))
+            format!("{executable} of {}, SHA-256 {}", bytes(*size), base16::encode(&sha256[..8]))
         }
         NarEntry::Symlink { target } => format!("link to {}", escaped(&String::from_utf8_lossy(target))),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn entry_text(text: &mut String, found: &Difference<'_>, files: &BTreeMap<Vec<u8>, FileDifference>) {
@@ -344,7 +340,7 @@ fn entry_document(found: &Difference<'_>, files: &BTreeMap<Vec<u8>, FileDifferen
     let entry = |entry: &NarEntry| match entry {
         NarEntry::Directory { entries } => json!({ "type": "directory", "entries": entries }),
         NarEntry::Regular { executable, size, sha256 } => {
-            json!({ "type": "regular", "executable": executable, "size": size, "sha256": hex(sha256) })
+            json!({ "type": "regular", "executable": executable, "size": size, "sha256": base16::encode(sha256) })
         }
         NarEntry::Symlink { target } => json!({ "type": "symlink", "target": String::from_utf8_lossy(target) }),
     };

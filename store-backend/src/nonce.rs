@@ -5,5 +5,5 @@
 pub(crate) fn nonce() -> String {
     let mut bytes = [0_u8; 16];
     getrandom::fill(&mut bytes).expect("Linux gives random bytes once it has started");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    verifier::base16::encode(&bytes)
 }

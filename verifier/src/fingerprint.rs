@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
+use crate::base16;
+
 /// The text that a signature covers, of a path (`1;path;narHash;narSize;refs`) or of a realisation (JSON).
 ///
 /// Only [`PathInfo::fingerprint`](crate::PathInfo::fingerprint) and
@@ -80,6 +82,6 @@ pub struct NoFingerprintDigest;
 
 impl fmt::Display for FingerprintDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&base16::encode(&self.0))
     }
 }

@@ -5,6 +5,7 @@
 //! *enough* is not decided here; that is the policy crate's one question.
 
 mod address;
+pub mod base16;
 mod base64_lenient;
 mod comparison;
 mod evidence;

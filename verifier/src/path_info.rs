@@ -7,6 +7,7 @@ use nix_derivation::{NixHash, StoreDir, StorePath, nixbase32};
 use thiserror::Error;
 
 use crate::address::ContentAddress;
+use crate::base16;
 use crate::fingerprint::Fingerprint;
 
 /// Why a text is not a NAR hash. Whoever sent or stored it caused it.
@@ -66,7 +67,7 @@ impl NarHash {
     /// Returns 64 hexadecimal digits, without the algorithm, as on the wire.
     #[must_use]
     pub fn to_base16(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        base16::encode(&self.0)
     }
 }
 

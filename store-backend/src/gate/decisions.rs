@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
-use verifier::{FingerprintDigest, PathInfo, StoreDir, Timestamp};
+use verifier::{FingerprintDigest, PathInfo, StoreDir, Timestamp, base16};
 
 use super::admission::ATTEMPTS;
 use crate::clock::now;
@@ -424,7 +424,7 @@ fn write_segment(
     let mut bytes = Vec::new();
     let mut write = |policy: &Policy, event: Event| {
         policy.digest().clone_into(&mut after.policy);
-        let (previous, policy_version, nonce) = (hex(&after.hash), policy.version(), nonce.clone());
+        let (previous, policy_version, nonce) = (base16::encode(&after.hash), policy.version(), nonce.clone());
         let policy = after.policy.clone();
         let record = DecisionRecord { previous, time, policy, policy_version, nonce, event };
         let line = serde_json::to_vec(&record).expect("texts, numbers and lists can always be written");
@@ -543,7 +543,7 @@ impl LogReader {
     /// Returns the SHA-256 of the last record that was read, in hexadecimal.
     #[must_use]
     pub fn last(&self) -> String {
-        hex(&self.end.hash)
+        base16::encode(&self.end.hash)
     }
 
     /// Returns the records of the next segment; none where the log ends now.
@@ -563,7 +563,7 @@ impl LogReader {
         for (index, (line, record)) in records_of(segment.clone(), &object.bytes).enumerate() {
             let broken = |why: String| LogError::Broken { segment: segment.clone(), line: index + 1, why };
             let record = record?;
-            if self.chained && record.previous != hex(&self.end.hash) {
+            if self.chained && record.previous != base16::encode(&self.end.hash) {
                 return Err(broken("it does not follow the record before it".into()));
             }
             if record.time < self.end.time {
@@ -589,8 +589,4 @@ impl LogReader {
 
 fn segment_key(number: u64) -> Key {
     Key::new(format!("{FOLDERS}{:08}/{number:012}", number / FOLDER)).expect("digits are a key's characters")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
