@@ -5,6 +5,7 @@
 //! and from then on lists the folder.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -99,6 +100,13 @@ impl Note {
     }
 }
 
+impl Hash for Note {
+    /// The fingerprint tells almost all notes apart; the references may be many.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.fingerprint.hash(state);
+    }
+}
+
 fn name_of(path: &StorePath, fingerprint: &FingerprintDigest) -> String {
     format!("{}-{fingerprint}", hash_part_of(path))
 }
@@ -141,22 +149,22 @@ impl Amount {
 
 #[derive(Default)]
 struct State {
-    notes: HashMap<Arc<str>, (Etag, Option<Arc<Note>>)>,
-    /// The names of the notes of a path's hash part.
-    of: HashMap<Digest, Vec<Arc<str>>>,
-    /// The names of the notes of those that refer to it.
-    waiting: HashMap<Digest, HashSet<Arc<str>>>,
+    /// By name; none where one is damaged.
+    notes: HashMap<String, (Etag, Option<Arc<Note>>)>,
+    /// The notes of a path's hash part.
+    of: HashMap<Digest, Vec<Arc<Note>>>,
+    /// The notes of those that refer to it.
+    waiting: HashMap<Digest, HashSet<Arc<Note>>>,
     by: BTreeMap<String, Amount>,
 }
 
 impl State {
-    fn insert(&mut self, name: &str, etag: Etag, note: Option<Arc<Note>>) {
-        self.remove(name);
-        let name: Arc<str> = name.into();
+    fn insert(&mut self, name: String, etag: Etag, note: Option<Arc<Note>>) {
+        self.remove(&name);
         if let Some(note) = &note {
-            self.of.entry(note.digest()).or_default().push(name.clone());
+            self.of.entry(note.digest()).or_default().push(note.clone());
             for reference in &note.references {
-                self.waiting.entry(*reference).or_default().insert(name.clone());
+                self.waiting.entry(*reference).or_default().insert(note.clone());
             }
             self.by.entry(note.by.clone()).or_default().add(note.nar_size, note.references.len() as u64);
         }
@@ -167,16 +175,16 @@ impl State {
         let Some((_, Some(note))) = self.notes.remove(name) else {
             return;
         };
-        if let Some(names) = self.of.get_mut(&note.digest()) {
-            names.retain(|other| **other != *name);
-            if names.is_empty() {
+        if let Some(notes) = self.of.get_mut(&note.digest()) {
+            notes.retain(|other| *other != note);
+            if notes.is_empty() {
                 self.of.remove(&note.digest());
             }
         }
         for reference in &note.references {
-            if let Some(names) = self.waiting.get_mut(reference) {
-                names.remove(name);
-                if names.is_empty() {
+            if let Some(notes) = self.waiting.get_mut(reference) {
+                notes.remove(&note);
+                if notes.is_empty() {
                     self.waiting.remove(reference);
                 }
             }
@@ -189,16 +197,12 @@ impl State {
         }
     }
 
-    fn note(&self, name: &str) -> Option<&Arc<Note>> {
-        self.notes.get(name)?.1.as_ref()
-    }
-
     fn of(&self, digest: &Digest) -> impl Iterator<Item = &Arc<Note>> {
-        self.of.get(digest).into_iter().flatten().filter_map(|name| self.note(name))
+        self.of.get(digest).into_iter().flatten()
     }
 
     fn waiting_for(&self, digest: &Digest) -> impl Iterator<Item = &Arc<Note>> {
-        self.waiting.get(digest).into_iter().flatten().filter_map(|name| self.note(name))
+        self.waiting.get(digest).into_iter().flatten()
     }
 }
 
@@ -245,18 +249,17 @@ impl Shelf {
         }
         let news: Vec<(String, Etag)> = {
             let mut state = self.state();
-            let gone = state.notes.keys().filter(|name| !listed.contains_key(&***name)).cloned();
-            let gone: Vec<Arc<str>> = gone.collect();
+            let gone = state.notes.keys().filter(|name| !listed.contains_key(*name)).cloned();
+            let gone: Vec<String> = gone.collect();
             gone.iter().for_each(|name| state.remove(name));
-            let known =
-                |(name, etag): &(String, Etag)| state.notes.get(&**name).is_some_and(|(known, _)| known == etag);
+            let known = |(name, etag): &(String, Etag)| state.notes.get(name).is_some_and(|(known, _)| known == etag);
             listed.into_iter().filter(|entry| !known(entry)).collect()
         };
         let mut reads =
             stream::iter(news.into_iter().map(|(name, etag)| self.read(name, etag))).buffer_unordered(AT_ONCE);
         while let Some(read) = reads.try_next().await? {
             if let Some((name, etag, note)) = read {
-                self.state().insert(&name, etag, note);
+                self.state().insert(name, etag, note);
             }
         }
         *looked = Some(begun);
@@ -315,7 +318,8 @@ impl Shelf {
     /// and what waits for that, each after what it refers to as if all of that were admitted.
     pub(super) fn affected(&self, seeds: &HashSet<Digest>) -> VecDeque<Arc<Note>> {
         let state = self.state();
-        let mut affected: HashMap<String, (Arc<Note>, usize)> = HashMap::new();
+        // Of each, how many of those that it refers to are among them.
+        let mut affected: HashMap<Arc<Note>, usize> = HashMap::new();
         let mut reached: HashSet<Digest> = HashSet::new();
         let mut queue: Vec<Digest> = seeds.iter().copied().collect();
         while let Some(digest) = queue.pop() {
@@ -323,30 +327,27 @@ impl Shelf {
                 continue;
             }
             for note in state.of(&digest).chain(state.waiting_for(&digest)) {
-                affected.entry(name_of(&note.path, &note.fingerprint)).or_insert_with(|| (note.clone(), 0));
+                affected.entry(note.clone()).or_default();
                 queue.push(note.digest());
             }
         }
-        let held: HashSet<Digest> = affected.values().map(|(note, _)| note.digest()).collect();
+        let held: HashSet<Digest> = affected.keys().map(|note| note.digest()).collect();
         let mut ready = VecDeque::new();
-        for (name, (note, lacks)) in &mut affected {
+        for (note, lacks) in &mut affected {
             *lacks = note.references.iter().filter(|reference| held.contains(*reference)).count();
             if *lacks == 0 {
-                ready.push_back(name.clone());
+                ready.push_back(note.clone());
             }
         }
         let (mut ordered, mut done) = (VecDeque::with_capacity(affected.len()), HashSet::new());
-        while let Some(name) = ready.pop_front() {
-            let Some((note, _)) = affected.remove(&name) else {
-                continue;
-            };
+        while let Some(note) = ready.pop_front() {
+            affected.remove(&note);
             if done.insert(note.digest()) {
                 for waiting in state.waiting_for(&note.digest()) {
-                    let waiting = name_of(&waiting.path, &waiting.fingerprint);
-                    if let Some((_, lacks)) = affected.get_mut(&waiting) {
+                    if let Some(lacks) = affected.get_mut(waiting) {
                         *lacks -= 1;
                         if *lacks == 0 {
-                            ready.push_back(waiting);
+                            ready.push_back(waiting.clone());
                         }
                     }
                 }
@@ -354,7 +355,7 @@ impl Shelf {
             ordered.push_back(note);
         }
         // Those in a circle, of which some note lies.
-        ordered.extend(affected.into_values().map(|(note, _)| note));
+        ordered.extend(affected.into_keys());
         ordered
     }
 
