@@ -67,12 +67,7 @@ impl Gate {
                 deleted.paths.insert(path.clone());
             }
         }
-        // Whoever announced one of these NARs since waits, so what is visible now is all that needs them.
-        let needed = self.nars_needed_of(&doomed.nars).await?;
-        for nar in doomed.nars.iter().filter(|nar| !needed.contains(nar) && !uploaded.contains(&nar.to_nix32())) {
-            announcement.holds()?;
-            deleted.bytes_freed += remove(self.cache.objects(), &nar_key(nar)).await?;
-        }
+        deleted.bytes_freed = self.remove_unneeded(&doomed.nars, uploaded, announcement).await?;
         Ok(deleted)
     }
 
@@ -151,8 +146,26 @@ impl Gate {
         Ok(found)
     }
 
+    /// Removes those of some NARs that nobody needs any more; returns how many bytes they had. Their deletion is announced, and
+    /// `uploaded` is what was on its way then: whoever announced one of them since waits, so what is there now is all that needs
+    /// them.
+    pub(super) async fn remove_unneeded(
+        &self,
+        nars: &BTreeSet<NarHash>,
+        uploaded: &BTreeSet<String>,
+        announcement: &Announcement,
+    ) -> Result<u64, GateError> {
+        let needed = self.nars_needed_of(nars).await?;
+        let mut freed = 0;
+        for nar in nars.iter().filter(|nar| !needed.contains(nar) && !uploaded.contains(&nar.to_nix32())) {
+            announcement.holds()?;
+            freed += remove(self.cache.objects(), &nar_key(nar)).await?;
+        }
+        Ok(freed)
+    }
+
     /// Returns those of some NARs that visible paths have, or something that is held.
-    pub(super) async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
+    async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
         let _turn = self.whole_store.acquire().await;
         let begun = Instant::now();
         self.staging.shelf.look().await?;

@@ -5,18 +5,17 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use verifier::{FingerprintDigest, NarHash, StorePath};
+use verifier::{FingerprintDigest, StorePath};
 
 use super::admission::ATTEMPTS;
 use super::announcement::{Announcement, Touched, announce_deletion};
 use super::candidates::Place;
 use super::decisions::{Event, Named};
-use super::deletion::remove;
 use super::promotion::Depth;
 use super::{Gate, GateError};
 use crate::clock::now;
 use crate::object::Key;
-use crate::store::{nar_key, record_key};
+use crate::store::record_key;
 
 /// Candidates that are given up under one announcement.
 const AT_A_TIME: usize = 256;
@@ -111,16 +110,9 @@ impl Gate {
             self.staging.shelf.remove(note).await?;
             tracing::info!(path = %store_dir.render_path(&note.path), reason, by, "dropped from staging");
         }
-        let needed = self.nars_needed_of(&nars).await?;
         // Only those whose deletion was announced: of others somebody may be about to rely on them.
-        let free = |nar: &&NarHash| {
-            let name = nar.to_nix32();
-            !needed.contains(nar) && !uploaded.contains(&name) && touched.nars.contains(&name)
-        };
-        for nar in nars.iter().filter(free) {
-            announcement.holds()?;
-            remove(self.cache.objects(), &nar_key(nar)).await?;
-        }
+        nars.retain(|nar| touched.nars.contains(&nar.to_nix32()));
+        self.remove_unneeded(&nars, uploaded, announcement).await?;
         Ok(dropped)
     }
 
