@@ -12,7 +12,7 @@ use super::promotion::is_candidate;
 use super::shelf::Note;
 use super::{Gate, GateError, proven_address};
 use crate::clock::now;
-use crate::object::{Entry, ObjectError};
+use crate::object::{Entry, ObjectError, Version};
 use crate::store::{EVIDENCE, NarStream, Narinfo, Record, State, describe_info, hash_part_of};
 
 /// Most fingerprints of one path that are looked at. There are as many as signers at the most, since each needs one of its own.
@@ -158,9 +158,10 @@ impl Gate {
 
     async fn read_notes(&self, notes: &[Arc<Note>]) -> Result<Vec<Record>, GateError> {
         let reads = notes.iter().map(|note| self.record_of(&note.path, &note.fingerprint));
-        let read: Vec<Option<Record>> = stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+        let read: Vec<Option<(Record, Version)>> =
+            stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
         let mut held = Vec::with_capacity(read.len());
-        for record in read.into_iter().flatten() {
+        for (record, _) in read.into_iter().flatten() {
             if self.place_of(&record).await? == Place::Held {
                 held.push(record);
             }
@@ -219,11 +220,7 @@ impl Gate {
         if self.recent.is_absent(path) {
             return Ok(None);
         }
-        let narinfo = match self.cache.narinfo(&hash_part_of(path)).await {
-            Err(error) if error.is_damage() => None,
-            read => read?,
-        };
-        let Some(Narinfo { info, version, .. }) = narinfo else {
+        let Some(Narinfo { info, version, .. }) = self.narinfo_of(path).await? else {
             return Ok(None);
         };
         let other = info.fingerprint(self.cache.store_dir()).ok().as_ref() != Some(fingerprint);
@@ -233,12 +230,17 @@ impl Gate {
     /// Says whether a path's narinfo is this record's.
     pub(super) async fn is_shown(&self, record: &Record) -> Result<bool, GateError> {
         let store_dir = self.cache.store_dir();
-        let narinfo = match self.cache.narinfo(&hash_part_of(&record.info().path)).await {
-            Err(error) if error.is_damage() => None,
-            read => read?,
-        };
+        let narinfo = self.narinfo_of(&record.info().path).await?;
         let shown = narinfo.and_then(|narinfo| narinfo.info.fingerprint(store_dir).ok());
         Ok(shown == Some(record.fingerprint(store_dir)))
+    }
+
+    /// Reads a path's narinfo; none if there is none, or it is damaged.
+    async fn narinfo_of(&self, path: &StorePath) -> Result<Option<Narinfo>, GateError> {
+        match self.cache.narinfo(&hash_part_of(path)).await {
+            Err(error) if error.is_damage() => Ok(None),
+            read => Ok(read?),
+        }
     }
 
     /// Reads all evidence of a path.
@@ -251,19 +253,24 @@ impl Gate {
         }
         digests.truncate(MOST_OF_A_PATH);
         let reads = digests.iter().map(|digest| self.record_of(path, digest));
-        let records: Vec<Option<Record>> =
+        let read: Vec<Option<(Record, Version)>> =
             stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-        Ok(records.into_iter().flatten().filter(|record| record.info().path == *path).collect())
+        let records = read.into_iter().flatten().map(|(record, _)| record);
+        Ok(records.filter(|record| record.info().path == *path).collect())
     }
 
     /// Reads a record; none if there is none, or it is damaged.
-    async fn record_of(&self, path: &StorePath, digest: &FingerprintDigest) -> Result<Option<Record>, GateError> {
+    pub(super) async fn record_of(
+        &self,
+        path: &StorePath,
+        digest: &FingerprintDigest,
+    ) -> Result<Option<(Record, Version)>, GateError> {
         match self.cache.record(path, digest).await {
             Err(error) if error.is_damage() => {
                 tracing::error!(%error, "an evidence object is damaged: it counts for nothing");
                 Ok(None)
             }
-            read => Ok(read?.map(|(record, _)| record)),
+            read => Ok(read?),
         }
     }
 
@@ -278,7 +285,7 @@ impl Gate {
             if note.fingerprint == *fingerprint {
                 continue;
             }
-            if let Some(record) = self.record_of(path, &note.fingerprint).await?
+            if let Some((record, _)) = self.record_of(path, &note.fingerprint).await?
                 && self.place_of(&record).await? == Place::Held
             {
                 return Ok(Some(self.conflict_with(&record)));

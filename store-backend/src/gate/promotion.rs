@@ -276,14 +276,8 @@ impl Gate {
 
     /// Reads a candidate, and what its path shows; none if it is no candidate any more.
     async fn read_candidate(&self, note: Arc<Note>) -> Result<Option<Read>, GateError> {
-        let (record, version) = match self.cache.record(&note.path, &note.fingerprint).await {
-            Ok(Some(read)) => read,
-            Ok(None) => return Ok(None),
-            Err(error) if error.is_damage() => {
-                tracing::error!(%error, "an evidence object is damaged: it counts for nothing");
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+        let Some((record, version)) = self.record_of(&note.path, &note.fingerprint).await? else {
+            return Ok(None);
         };
         let narinfo = match self.cache.narinfo(&hash_part_of(&note.path)).await {
             Err(error) if error.is_damage() => {
