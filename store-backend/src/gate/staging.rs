@@ -12,7 +12,7 @@ use policy::{Code, Decision, Finding};
 use verifier::{Evidence, FingerprintDigest, PathInfo, StorePath};
 
 use super::admission::Short;
-use super::candidates::{Place, since};
+use super::candidates::{Candidate, Place, since};
 use super::commit::Offered;
 use super::decisions::{Event, Judged};
 use super::shelf::{Note, Shelf, listing_draft};
@@ -144,7 +144,10 @@ impl Gate {
         /// Tells reservations apart.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         self.staging.shelf.look_now_and_then(COUNT_LASTS).await?;
-        let mut claimed = self.claimed(&info.path, fingerprint).await?;
+        let candidates = self.others(&info.path, fingerprint).await?;
+        let held = candidates.iter().filter(|other| other.is_held());
+        let mut claimed: Vec<Claimed> =
+            held.map(|other| Claimed { what: other.describe(), signers: other.decision.signers().to_vec() }).collect();
         let by = &uploader.0;
         let mut arriving = self.staging.arriving.lock().unwrap_or_else(PoisonError::into_inner);
         let others = arriving.iter().filter(|other| other.path == info.path && other.fingerprint != *fingerprint);
@@ -200,14 +203,14 @@ impl Gate {
         Ok(self.staging.shelf.of(path).iter().any(|note| note.fingerprint == *fingerprint))
     }
 
-    /// Lists what else is held for a path.
-    async fn claimed(&self, path: &StorePath, fingerprint: &FingerprintDigest) -> Result<Vec<Claimed>, GateError> {
+    /// Lists what there is of a path beside a fingerprint, if anything beside it is held.
+    async fn others(&self, path: &StorePath, fingerprint: &FingerprintDigest) -> Result<Vec<Candidate>, GateError> {
         if self.staging.shelf.of(path).iter().all(|note| note.fingerprint == *fingerprint) {
             return Ok(Vec::new());
         }
-        let candidates = self.candidates(path).await?;
-        let held = candidates.iter().filter(|other| other.is_held() && other.fingerprint != *fingerprint);
-        Ok(held.map(|other| Claimed { what: other.describe(), signers: other.decision.signers().to_vec() }).collect())
+        let mut candidates = self.candidates(path).await?;
+        candidates.retain(|other| other.fingerprint != *fingerprint);
+        Ok(candidates)
     }
 
     /// Says no to a candidate whose signers all have another one for its path.
@@ -272,18 +275,13 @@ impl Gate {
     /// Writes down that a path to be held has others beside it.
     async fn conflicts_of(&self, holding: &Holding, by: &str) -> Result<Vec<Event>, GateError> {
         let info = holding.short.record.info();
-        let fingerprint = holding.offered.fingerprint.digest();
         let path = self.cache.store_dir().render_path(&info.path);
         let mut events = Vec::new();
-        if self.staging.shelf.of(&info.path).iter().all(|note| note.fingerprint == fingerprint) {
-            return Ok(events);
-        }
-        for other in self.candidates(&info.path).await? {
-            if other.fingerprint == fingerprint || !self.decisions.may_note_conflict(&path) {
-                continue;
+        for other in self.others(&info.path, &holding.offered.fingerprint.digest()).await? {
+            if self.decisions.may_note_conflict(&path) {
+                let (there, offered) = (describe_info(other.record.info()), describe_info(info));
+                events.push(Event::Conflict { path: path.clone(), admitted: false, there, offered, by: by.to_owned() });
             }
-            let (there, offered) = (describe_info(other.record.info()), describe_info(info));
-            events.push(Event::Conflict { path: path.clone(), admitted: false, there, offered, by: by.to_owned() });
         }
         Ok(events)
     }
