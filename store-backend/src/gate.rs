@@ -168,16 +168,14 @@ impl Gate {
 
     /// Says whether a record stands by itself: its references are not looked at.
     fn stands(&self, record: &Record, policy: &Policy) -> Decision {
-        let evidence = self.evidence(record, policy);
-        let address = proven_address(record);
-        let path = &record.info().path;
-        policy.stands(&Subject { path, evidence: &evidence, address, absent_references: &[] }, now())
+        policy.stands(&subject_of(record, &self.evidence(record, policy), &[]), now())
     }
 }
 
-/// How a record's content address stands.
-fn proven_address(record: &Record) -> Address {
-    Address::proven(record.info(), record.nar.address)
+/// What a policy decides about a record, of whose references these are not admitted.
+fn subject_of<'a>(record: &'a Record, evidence: &'a Evidence, absent: &'a [StorePath]) -> Subject<'a> {
+    let address = Address::proven(record.info(), record.nar.address);
+    Subject { path: &record.info().path, evidence, address, absent_references: absent }
 }
 
 fn check(cache: &BinaryCache, policy: &Policy, countersign: Option<&SecretKey>) -> Result<(), GateError> {

@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use policy::{Code, Decision, Finding, Policy, Subject, Verdict};
+use policy::{Code, Decision, Finding, Policy, Verdict};
 use verifier::{AddressProof, Evidence, Fingerprint, PathInfo, StoreDir, StorePath, Timestamp};
 
 use super::decisions::{Event, Judged};
 use super::deletion::remove;
 use super::promotion::is_candidate;
 use super::verified::{Luggage, Verified};
-use super::{Gate, GateError, proven_address};
+use super::{Gate, GateError, subject_of};
 use crate::clock::now;
 use crate::object::{Condition, Draft, Etag, Object, Put};
 use crate::store::{
@@ -87,10 +87,8 @@ impl Admissible {
             assert_eq!(verified.info().content_address, record.info().content_address, "one of them is proven");
             record.nar.address = verified.nar().address;
         }
-        let path = record.info().path.clone();
         let evidence = Evidence::weigh(fingerprint.clone(), record.claims(), policy.keyring(), now());
-        let address = proven_address(&record);
-        let subject = Subject { path: &path, evidence: &evidence, address, absent_references: absent };
+        let subject = subject_of(&record, &evidence, absent);
         let mut decision = match purpose {
             Purpose::Admit => policy.decide(&subject, now()),
             Purpose::Renew => policy.stands(&subject, now()),

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use policy::{Decision, Finding, OnConflict, Subject, Verdict};
+use policy::{Decision, Finding, OnConflict, Verdict};
 use tokio::task::JoinSet;
 use verifier::{Evidence, Fingerprint, FingerprintDigest, PathInfo, StorePath, Timestamp};
 
 use super::promotion::is_candidate;
 use super::shelf::Note;
-use super::{Gate, GateError, proven_address};
+use super::{Gate, GateError, subject_of};
 use crate::clock::now;
 use crate::object::{Entry, ObjectError, Version};
 use crate::store::{EVIDENCE, NarStream, Narinfo, Record, State, describe_info, hash_part_of};
@@ -193,9 +193,7 @@ impl Gate {
     ) -> Candidate {
         let policy = self.policy();
         let evidence = self.evidence(&record, &policy);
-        let (path, address) = (&record.info().path, proven_address(&record));
-        let subject = Subject { path, evidence: &evidence, address, absent_references: absent };
-        let mut decision = policy.decide(&subject, now());
+        let mut decision = policy.decide(&subject_of(&record, &evidence, absent), now());
         let fingerprint = evidence.fingerprint().digest();
         if let Some((at_most, conflict)) = rival {
             decision = decision.limited(at_most, conflict);

@@ -7,14 +7,14 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use policy::{Code, Decision, Finding, Policy, Subject, Verdict};
-use verifier::{Evidence, FingerprintDigest, PathInfo, StorePath};
+use policy::{Code, Decision, Finding, Verdict};
+use verifier::{FingerprintDigest, PathInfo, StorePath};
 
 use super::admission::{Admissible, Circumstances, Publication, Purpose, Short};
 use super::announcement::{Announcement, Touched, announce_upload};
 use super::shelf::{Digest, Note};
 use super::verified::{Luggage, Verified};
-use super::{Gate, GateError, proven_address};
+use super::{Gate, GateError, subject_of};
 use crate::clock::now;
 use crate::object::{Condition, Etag, Version};
 use crate::store::{Record, State, describe_info, hash_part_of};
@@ -322,7 +322,8 @@ impl Gate {
         let policy = self.policy();
         let brought = self.evidence(&record, &policy);
         // Who lacks signatures does not have everybody's references looked up.
-        if let Some(mut decision) = short_by_itself(&record, &brought, &policy) {
+        let mut decision = policy.decide(&subject_of(&record, &brought, &[]), now());
+        if decision.verdict() != Verdict::Admit {
             if let Some((at_most, conflict)) = self.rival(&note.path, &note.fingerprint).await? {
                 decision = decision.limited(at_most, conflict);
             }
@@ -358,14 +359,6 @@ impl Gate {
         let circumstances = Circumstances { purpose: Purpose::Admit, policy, store_dir, absent, rival };
         Ok(Admissible::judge(verified, record, circumstances).map(|admissible| admissible.countersigned(self)))
     }
-}
-
-/// Returns what is said of a record that falls short whatever it refers to; none if its references decide.
-fn short_by_itself(record: &Record, evidence: &Evidence, policy: &Policy) -> Option<Decision> {
-    let path = &record.info().path;
-    let subject = Subject { path, evidence, address: proven_address(record), absent_references: &[] };
-    let decision = policy.decide(&subject, now());
-    (decision.verdict() != Verdict::Admit).then_some(decision)
 }
 
 /// Says whether a record is of something that is held.
