@@ -78,32 +78,22 @@ impl Commit {
         }
         let announcement = announce_upload(self.gate.cache.objects(), &touched).await?;
         let paths: HashSet<StorePath> = ready.iter().map(|ready| ready.offered.info.path.clone()).collect();
-        let outcome = self.run_announced(ready, &announcement).await;
+        let mut held = Vec::new();
+        let outcome = self.commit(ready, &announcement, &mut held).await;
         let withdrawn = announcement.withdraw().await;
         // Some of it may be there even where something failed, and have been waited for.
         let promoted = self.gate.promote_after(paths, &self.uploader.0).await;
-        let (held, outcome) = outcome;
         outcome?;
         withdrawn?;
         let store_dir = self.gate.cache.store_dir();
-        let held = held.into_iter().filter(|(path, _, _)| !promoted.admitted.contains(path));
-        let held: Vec<(StorePath, FingerprintDigest, Decision)> = held.collect();
+        held.retain(|(path, _, _)| !promoted.admitted.contains(path));
         let first = held.first().map(|(path, fingerprint, decision)| {
             promoted.short.get(fingerprint).unwrap_or(decision).held_summary(&store_dir.render_path(path))
         });
         Ok(Committed { held: held.len(), first })
     }
 
-    async fn run_announced(
-        &self,
-        ready: Vec<Ready>,
-        announcement: &Announcement,
-    ) -> (Vec<(StorePath, FingerprintDigest, Decision)>, Result<(), GateError>) {
-        let mut held = Vec::new();
-        let outcome = self.commit(ready, announcement, &mut held).await;
-        (held, outcome)
-    }
-
+    /// Does the work of [`Self::run`] while it is announced. What is held is in `held` even where something else failed.
     async fn commit(
         &self,
         ready: Vec<Ready>,
@@ -122,6 +112,7 @@ impl Commit {
             .await?;
         for (mut ready, stored) in ready.into_iter().zip(stored) {
             let path = ready.offered.info.path.clone();
+            // Room is given back when all of the batch is written, and the notes can be counted.
             reservations.extend(ready.offered.reservation.take());
             match self.prepare(ready, stored, &here).await {
                 Ok(Preparation::Admissible(ready)) => {
