@@ -113,7 +113,8 @@ impl Cascade {
 
     /// Returns what a candidate waits for, of what is held.
     fn waits_for(&self, note: &Note) -> Option<Digest> {
-        note.references.iter().find(|reference| self.held.contains(*reference)).copied()
+        let first = note.references.iter().find(|reference| self.held.contains(*reference)).copied();
+        first.filter(|digest| *digest != note.digest())
     }
 
     /// Says that a path is valid, or about to be.
@@ -201,57 +202,43 @@ impl Gate {
     ) -> Result<(), GateError> {
         let looks = notes.iter().map(|note| self.read_candidate(note.clone()));
         let looks: Vec<Option<Read>> = stream::iter(looks.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-        let mut reads: VecDeque<Read> = VecDeque::with_capacity(looks.len());
-        for (note, read) in notes.iter().zip(looks) {
-            match read {
-                Some(read) => reads.push_back(read),
-                // There is nothing that could be waited for.
-                None => cascade.unblock(note.digest()),
-            }
+        for (note, _) in notes.iter().zip(&looks).filter(|(_, look)| look.is_none()) {
+            // There is nothing that could be waited for.
+            cascade.unblock(note.digest());
         }
         let (mut here, mut publications, mut done) = (HashSet::new(), Vec::new(), Vec::new());
-        while let Some(read) = reads.pop_front() {
-            let (note, path) = (read.note.clone(), read.note.path.clone());
+        for read in looks.into_iter().flatten() {
+            let note = read.note.clone();
             match &read.shown {
                 Shown::This => {
-                    match self.show_if_it_stands(&read.record).await {
-                        Err(error @ (GateError::Store(_) | GateError::Log(_))) => return Err(error),
-                        Err(error) => {
-                            tracing::warn!(%error, "the narinfo lacks signatures: it is tried again");
-                            self.staging.note_unfinished();
-                            continue;
-                        }
-                        Ok(()) => {}
+                    if self.catch_up(&read.record).await? {
+                        cascade.unblock(note.digest());
+                        done.push(note);
                     }
-                    done.push(note.clone());
-                    cascade.unblock(note.digest());
-                    continue;
                 }
                 Shown::Another(shown) => {
                     cascade.unblock(note.digest());
                     let decision = self.decide_now(&read.record).await?;
                     let conflict = Finding::new(Code::Conflict, format!("{} is admitted for it", describe_info(shown)));
                     promoted.note_short(&note, || decision.limited(Verdict::Hold, conflict));
-                    continue;
                 }
-                Shown::Nothing(_) => {}
-            }
-            if here.contains(&path) {
                 // Another candidate of the same path was faster.
-                continue;
-            }
-            if let Some(missing) = cascade.waits_for(&note).filter(|digest| *digest != note.digest()) {
-                cascade.blocked.entry(missing).or_default().push(note);
-                continue;
-            }
-            match self.judge_candidate(read, &here).await? {
-                Ok(publication) => {
-                    here.insert(path);
-                    publications.push(publication);
-                    done.push(note.clone());
-                    cascade.unblock(note.digest());
+                Shown::Nothing(_) if here.contains(&note.path) => {}
+                Shown::Nothing(_) => {
+                    if let Some(missing) = cascade.waits_for(&note) {
+                        cascade.blocked.entry(missing).or_default().push(note);
+                        continue;
+                    }
+                    match self.judge_candidate(read, &here).await? {
+                        Ok(publication) => {
+                            here.insert(note.path.clone());
+                            publications.push(publication);
+                            cascade.unblock(note.digest());
+                            done.push(note);
+                        }
+                        Err(short) => promoted.note_short(&note, || short.decision),
+                    }
                 }
-                Err(short) => promoted.note_short(&note, || short.decision),
             }
         }
         if !publications.is_empty() {
@@ -272,6 +259,19 @@ impl Gate {
         }
         let removals = done.iter().map(|note| self.staging.shelf.remove(note));
         stream::iter(removals.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// Brings the narinfo of a path that is valid up to its evidence; says whether that was done, and not left for later.
+    async fn catch_up(&self, record: &Record) -> Result<bool, GateError> {
+        match self.show_if_it_stands(record).await {
+            Ok(()) => Ok(true),
+            Err(error @ (GateError::Store(_) | GateError::Log(_))) => Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the narinfo lacks signatures: it is tried again");
+                self.staging.note_unfinished();
+                Ok(false)
+            }
+        }
     }
 
     /// Reads a candidate, and what its path shows; none if it is no candidate any more.
