@@ -137,6 +137,16 @@ fn cache_folder() -> Option<PathBuf> {
     folder("CACHE_DIRECTORY").or_else(|| Some(folder("XDG_CACHE_HOME").or_else(home)?.join("nix-quorum")))
 }
 
+/// Opens a binary cache that is there, to read it. Nothing is made or changed.
+///
+/// # Errors
+/// When the URI is of no kind that can be read, or there is no such store.
+pub async fn open_existing(uri: &str, store_dir: Option<&StoreDir>) -> Result<BinaryCache, CommandError> {
+    let objects = Place::parse(uri)?.open_existing().await?;
+    let failed = |source| CommandError::OpenStore { uri: uri.to_owned(), source };
+    BinaryCache::open_existing(objects, store_dir).await.map_err(failed)
+}
+
 /// Sets up a gate.
 ///
 /// # Errors

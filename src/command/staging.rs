@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use store_backend::gate::{Candidate, Gate, Sight, Uploader};
-use store_backend::store::{BinaryCache, Place, store_path_of};
+use store_backend::store::store_path_of;
 
-use super::load::{PolicyArguments, StoreArguments, open_gate, read_secret_key};
+use super::load::{PolicyArguments, StoreArguments, open_existing, open_gate, read_secret_key};
 use super::{CommandError, runtime};
 use crate::render;
 use choose::Choice;
@@ -73,9 +73,7 @@ impl Change {
 /// Opens a store to be read only.
 async fn look(store: &str, policy: &PolicyArguments) -> Result<Arc<Gate>, CommandError> {
     let policy = policy.load()?;
-    let objects = Place::parse(store)?.open_existing().await?;
-    let failed = |source| CommandError::OpenStore { uri: store.to_owned(), source };
-    let cache = BinaryCache::open_existing(objects, Some(policy.store_dir())).await.map_err(failed)?;
+    let cache = open_existing(store, Some(policy.store_dir())).await?;
     Ok(Arc::new(Gate::new(cache, policy, None)?))
 }
 

@@ -7,7 +7,7 @@ use store_backend::gate::sweep::Sweep;
 use store_backend::store::{BinaryCache, Place};
 use verifier::Timestamp;
 
-use super::load::StoreArguments;
+use super::load::{StoreArguments, open_existing};
 use super::{CommandError, runtime};
 use crate::render;
 
@@ -34,20 +34,19 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
 async fn sweep(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let Arguments { store, older_than, delete, json } = arguments;
     let place = Place::parse(&store.store)?;
-    let mut objects = place.open_existing().await?;
-    let failed = |source| CommandError::OpenStore { uri: store.store.clone(), source };
-    let mut cache = BinaryCache::open_existing(objects.clone(), None).await.map_err(failed)?;
+    let mut cache = open_existing(&store.store, None).await?;
     if delete {
         // Only now that there is a store: nothing is made where there was none.
-        objects = place.open(store.writers()).await?;
-        cache = BinaryCache::open_existing(objects.clone(), None).await.map_err(failed)?;
+        let objects = place.open(store.writers()).await?;
+        let failed = |source| CommandError::OpenStore { uri: store.store.clone(), source };
+        cache = BinaryCache::open_existing(objects, None).await.map_err(failed)?;
     }
     let seconds = i64::from(older_than) * 60 * 60;
     let before = Timestamp::from_unix(render::now().as_unix() + 1 - seconds);
     let sweep = Sweep { cache, index: store.index(&place).await?, before, delete };
     let mut findings = Vec::new();
     let swept = sweep.run(|finding| findings.push(finding)).await;
-    objects.close().await;
+    sweep.cache.objects().close().await;
     // What was deleted before something failed is gone, and said to be.
     render::swept(&findings, &store.store, delete, render::format(json))?;
     swept?;
