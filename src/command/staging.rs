@@ -240,5 +240,5 @@ fn asked() -> Result<bool, CommandError> {
 
 /// Whom the records name for what is done here.
 fn person() -> Uploader {
-    Uploader(format!("uid {}", rustix::process::getuid().as_raw()))
+    Uploader::of_uid(rustix::process::getuid().as_raw())
 }

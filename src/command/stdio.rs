@@ -87,8 +87,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let store = StoreArguments { store, single_writer: arguments.own_single_writer, index: None };
     runtime()?.block_on(async {
         let gate = Arc::new(open_gate(&store, &policy, None).await?);
-        let uid = rustix::process::getuid().as_raw();
-        let peer = Peer { sight, trust: Trust::Trusted, uploader: Uploader(format!("uid {uid}")) };
+        let uploader = Uploader::of_uid(rustix::process::getuid().as_raw());
+        let peer = Peer { sight, trust: Trust::Trusted, uploader };
         let served = serve_stdio(gate.clone(), peer).await;
         gate.cache().objects().close().await;
         served?;

@@ -59,6 +59,14 @@ const WHOLE_STORE_QUERIES: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uploader(pub String);
 
+impl Uploader {
+    /// Names a user of this machine.
+    #[must_use]
+    pub fn of_uid(uid: u32) -> Self {
+        Self(format!("uid {uid}"))
+    }
+}
+
 /// The one way into and out of a store.
 pub struct Gate {
     cache: BinaryCache,

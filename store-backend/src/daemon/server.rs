@@ -179,5 +179,5 @@ fn identify(stream: &UnixStream, sight: Sight) -> std::io::Result<(Peer, u32)> {
     let uid = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     let trust = if uid == 0 || uid == own { Trust::Trusted } else { Trust::Untrusted };
-    Ok((Peer { sight, trust, uploader: Uploader(format!("uid {uid}")) }, uid))
+    Ok((Peer { sight, trust, uploader: Uploader::of_uid(uid) }, uid))
 }
