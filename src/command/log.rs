@@ -1,13 +1,11 @@
 //! `nix-quorum log`
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use policy::parse_moment;
 use store_backend::gate::{DecisionRecord, LogError, LogReader};
-use store_backend::object::ObjectStore;
 use store_backend::store::Place;
 use verifier::Timestamp;
 
@@ -40,8 +38,8 @@ enum Command {
 #[derive(Debug, Args)]
 struct Which {
     /// Where paths are kept: file:///DIRECTORY or s3://BUCKET.
-    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI", required = false, default_value = "")]
-    store: String,
+    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI")]
+    store: Option<String>,
     /// Print JSON: of each record a line.
     #[arg(long)]
     json: bool,
@@ -77,11 +75,11 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 }
 
 async fn open(which: &Which) -> Result<LogReader, CommandError> {
-    if which.store.is_empty() {
+    // Not required of clap, which would ask for it in front of a subcommand as well.
+    let Some(store) = which.store.as_deref().filter(|store| !store.is_empty()) else {
         return Err(CommandError::Usage("give --store URI: it says whose log".into()));
-    }
-    let objects: Arc<dyn ObjectStore> = Place::parse(&which.store)?.open_existing().await?;
-    Ok(LogReader::open(objects).await?)
+    };
+    Ok(LogReader::open(Place::parse(store)?.open_existing().await?).await?)
 }
 
 async fn verify(which: Which) -> Result<ExitCode, CommandError> {
