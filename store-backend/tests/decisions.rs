@@ -6,30 +6,18 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use store_backend::gate::{DecisionRecord, Event, LogError, LogReader};
-use store_backend::object::Directory;
+use store_backend::gate::{DecisionRecord, Event, LogError};
 use support::keys::{Rules, alice, bob, carol, mallory, two_of_three};
 use support::package::{Package, nar_of_file, package};
-use support::site::Site;
+use support::site::{Site, log_of};
 
 fn signed(name: &str) -> Package {
     package(name).signed_by(&[&alice(), &bob()])
 }
 
-async fn read(store: &Path) -> Result<Vec<DecisionRecord>, LogError> {
-    let objects = Arc::new(Directory::existing(store).expect("it is there"));
-    let mut log = LogReader::open(objects).await?;
-    let mut records = Vec::new();
-    while let Some(segment) = log.next().await? {
-        records.extend(segment);
-    }
-    Ok(records)
-}
-
 fn records(site: &Site) -> Vec<DecisionRecord> {
-    site.runtime.block_on(read(site.store())).expect("it is whole")
+    site.runtime.block_on(log_of(site.store())).expect("it is whole")
 }
 
 fn segments(store: &Path) -> Vec<PathBuf> {
@@ -158,7 +146,7 @@ fn what_was_changed_afterwards_is_found() {
             Some(text) => fs::write(&segments[changed], text).expect("it can be written"),
             None => fs::remove_file(&segments[changed]).expect("it is there"),
         }
-        match site.runtime.block_on(read(site.store())) {
+        match site.runtime.block_on(log_of(site.store())) {
             Err(LogError::Broken { segment: found, line: at, .. }) => {
                 assert!(segments[segment].ends_with(found.as_str()), "{what}: {found}");
                 assert_eq!(at, line, "{what}");

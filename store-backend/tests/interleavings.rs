@@ -6,18 +6,18 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use policy::Policy;
 use proptest::prelude::*;
-use store_backend::gate::{Batch, Event, Gate, GateError, LogReader, Offer, Sight, Uploader};
+use store_backend::gate::{Batch, Event, Gate, GateError, Sight, Uploader};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::cases;
 use support::keys::{Rules, alice, bob, carol};
 use support::mortal::Mortal;
 use support::package::{Package, nar_of_file, package};
+use support::site::{bring, log_of, notes};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use verifier::{SecretKey, StoreDir};
@@ -249,14 +249,10 @@ impl World {
     /// Reads the log from its beginning, each record checked against the one before; returns what it says was admitted.
     fn check_log(&self) -> BTreeSet<String> {
         self.runtime.block_on(async {
-            let objects = Arc::new(Directory::existing(self.directory.path()).expect("it is there"));
-            let mut log = LogReader::open(objects).await.expect("it can be read");
             let mut admissions: HashMap<(String, String), usize> = HashMap::new();
-            while let Some(records) = log.next().await.expect("it is one chain") {
-                for record in records {
-                    if let Event::Admitted { judged } = record.event {
-                        *admissions.entry((judged.named.fingerprint, record.policy)).or_default() += 1;
-                    }
+            for record in log_of(self.directory.path()).await.expect("it is one chain") {
+                if let Event::Admitted { judged } = record.event {
+                    *admissions.entry((judged.named.fingerprint, record.policy)).or_default() += 1;
                 }
             }
             // Only a gate that was killed before the path was there leaves it to another to write so again.
@@ -301,20 +297,12 @@ async fn upload(gate: &Arc<Gate>, universe: &[Package], packages: &[usize], who:
     let mut outcome = Ok(());
     for number in packages {
         let package = universe[*number].clone().signed_by(&[&signer(who)]);
-        outcome = bring(&mut batch, package).await;
+        outcome = bring(&mut batch, &package).await;
         if outcome.is_err() {
             break;
         }
     }
     outcome.and(batch.finish().await.map(drop))
-}
-
-async fn bring(batch: &mut Batch, package: Package) -> Result<(), GateError> {
-    if let Offer::Wanted(mut wanted) = batch.offer(package.info).await? {
-        wanted.feed(package.nar.into()).await?;
-        batch.accept(*wanted).await?;
-    }
-    Ok(())
 }
 
 fn steps(packages: usize) -> impl Strategy<Value = Vec<Step>> {
@@ -414,9 +402,4 @@ fn a_gate_may_be_killed_at_every_write() {
             }
         }
     }
-}
-
-fn notes(store: &Path) -> usize {
-    let entries = fs::read_dir(store.join("quorum/staging")).into_iter().flatten();
-    entries.flatten().filter(|entry| entry.path().is_file()).count()
 }

@@ -11,7 +11,7 @@ use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
 use support::package::{Package, nar_of_file, noise, package};
-use support::site::{files, open_gate, person};
+use support::site::{bring, files, open_gate, person};
 use support::stepping::{Step, Stepping};
 use tempfile::TempDir;
 use verifier::StoreDir;
@@ -64,10 +64,7 @@ impl Pair {
 async fn upload(gate: &Arc<Gate>, packages: &[&Package]) -> Result<(), GateError> {
     let mut batch = Batch::new(gate.clone(), Sight::Admitted, Uploader("a test".into()));
     for package in packages {
-        if let Offer::Wanted(mut wanted) = batch.offer(package.info.clone()).await? {
-            wanted.feed(package.nar.clone().into()).await?;
-            batch.accept(*wanted).await?;
-        }
+        bring(&mut batch, package).await?;
     }
     batch.finish().await.map(drop)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use store_backend::daemon::{Server, Settings};
 use store_backend::gate::sweep::{Finding, Sweep};
-use store_backend::gate::{Event, Gate, Index, LogReader, Sight};
+use store_backend::gate::{Event, Gate, Index, Sight};
 use store_backend::object::{Bucket, Credentials, Location, ObjectStore, Patience, Writers};
 use store_backend::store::BinaryCache;
 use support::child::{self, Worker};
@@ -23,6 +23,7 @@ use support::measured;
 use support::package::{Package, nar_of_file, path};
 use support::raw::Raw;
 use support::s3::{S3, moto, s3s_fs};
+use support::site::read_log;
 use support::words::{CLIENT_MAGIC, Words, add_multiple};
 use tempfile::TempDir;
 use verifier::{SecretKey, StoreDir, Timestamp};
@@ -316,15 +317,12 @@ async fn is_whole(stage: &Stage, keys: &[SecretKey], packages: &[Package]) {
 
 /// Checks that the log is one chain, and has a record of each path's admission.
 async fn is_logged(bucket: &Bucket, packages: &[Package]) {
-    let mut log = LogReader::open(Arc::new(bucket.clone())).await.expect("it can be read");
+    let log = read_log(Arc::new(bucket.clone())).await.expect("it is one chain");
+    let records = log.len();
     let mut admitted = BTreeSet::new();
-    let mut records = 0;
-    while let Some(segment) = log.next().await.expect("it is one chain") {
-        records += segment.len();
-        for record in segment {
-            if let Event::Admitted { judged } = record.event {
-                admitted.insert(judged.named.fingerprint);
-            }
+    for record in log {
+        if let Event::Admitted { judged } = record.event {
+            admitted.insert(judged.named.fingerprint);
         }
     }
     let expected: BTreeSet<String> =

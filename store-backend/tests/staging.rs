@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store_backend::daemon::Settings;
-use store_backend::gate::{Event, Gate, GateError, LogReader, Sight, StagingLimits};
+use store_backend::gate::{Event, Gate, GateError, Sight, StagingLimits};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{Rules, alice, bob, carol, gate_key, key, mallory, two_of_three};
 use support::package::{Package, full, nar_of_file, noise, package};
-use support::site::{Site, person};
+use support::site::{Site, log_of, notes, person};
 use support::words::{Words, add_multiple, op};
 use verifier::{SecretKey, StoreDir, StorePath};
 
@@ -30,22 +30,9 @@ fn path(name: &str) -> StorePath {
     package(name).info.path
 }
 
-/// How many notes of what is held there are.
-fn notes(site: &Site) -> usize {
-    let entries = fs::read_dir(site.store().join("quorum/staging"));
-    entries.map(|entries| entries.flatten().filter(|entry| entry.path().is_file()).count()).unwrap_or(0)
-}
-
 fn events(site: &Site) -> Vec<Event> {
-    site.runtime.block_on(async {
-        let objects = Arc::new(Directory::existing(site.store()).expect("it is there"));
-        let mut log = LogReader::open(objects).await.expect("it is whole");
-        let mut events = Vec::new();
-        while let Some(segment) = log.next().await.expect("it is whole") {
-            events.extend(segment.into_iter().map(|record| record.event));
-        }
-        events
-    })
+    let records = site.runtime.block_on(log_of(site.store())).expect("it is whole");
+    records.into_iter().map(|record| record.event).collect()
 }
 
 /// Whether a path is readable, with all that it refers to.
@@ -76,7 +63,7 @@ fn two_builders_add_up_to_a_quorum() {
     let [line] = &one.lines[..] else { panic!("{:?}", one.lines) };
     assert!(line.contains("held") && line.contains("quorum-missing: 1 of 2 of builders (alice signed"), "{line}");
     let path = path("hello");
-    assert_eq!((is_admitted(&site, &package("hello")), notes(&site)), (false, 1));
+    assert_eq!((is_admitted(&site, &package("hello")), notes(site.store())), (false, 1));
     assert!(site.raw().path_info(&path).is_none(), "the store's own view does not show it");
     let info = one.path_info(&path).expect("staging shows it");
     assert_eq!(info.signatures, by("hello", &alice()).info.signatures);
@@ -84,7 +71,7 @@ fn two_builders_add_up_to_a_quorum() {
     assert_eq!(one.valid_among(&[&path]), [], "or nobody would bring it again");
     two.upload(&[&by("hello", &bob())]).expect("it has its quorum");
     assert_eq!(two.lines, [""; 0]);
-    assert_eq!((is_admitted(&site, &package("hello")), notes(&site)), (true, 0));
+    assert_eq!((is_admitted(&site, &package("hello")), notes(site.store())), (true, 0));
     assert_eq!(two.valid_among(&[&path]), std::slice::from_ref(&path));
     assert!(site.store().join(format!("{}.ls", package("hello").hash_part())).exists());
     let left: Vec<String> = site.files().into_keys().filter(|name| name.starts_with("quorum/staging")).collect();
@@ -196,7 +183,7 @@ fn what_waited_is_admitted_after_what_it_waited_for() {
     whole[0] = chain[0].clone().signed_by(&[&alice()]);
     let mut raw = site.staging("one");
     raw.upload(&whole.iter().collect::<Vec<_>>()).expect("they are held");
-    assert_eq!((notes(&site), site.raw().all_paths().len()), (300, 0));
+    assert_eq!((notes(site.store()), site.raw().all_paths().len()), (300, 0));
     let said = raw.lines.join("");
     assert!(said.contains("300 paths are held"), "{said}");
     let last = chain.last().expect("one");
@@ -204,7 +191,7 @@ fn what_waited_is_admitted_after_what_it_waited_for() {
     let summary = candidates[0].decision.held_summary(&last.full_path());
     assert!(summary.contains("missing-reference: it refers to"), "{summary}");
     raw.add_signatures(chain[0].path(), &[carol().sign(&chain[0].fingerprint()).to_string()]).expect("it is held");
-    assert_eq!((notes(&site), site.raw().all_paths().len()), (0, 300));
+    assert_eq!((notes(site.store()), site.raw().all_paths().len()), (0, 300));
     for link in [&chain[0], &chain[150], last] {
         assert!(is_admitted(&site, link));
     }
@@ -229,7 +216,7 @@ fn a_closure_in_any_order_of_builders_is_admitted() {
     for link in twos.iter().rev() {
         site.staging("two").upload(&[link]).expect("it is held");
     }
-    assert_eq!((notes(&site), site.raw().all_paths().len()), (0, 40));
+    assert_eq!((notes(site.store()), site.raw().all_paths().len()), (0, 40));
 }
 
 #[test]
@@ -243,7 +230,7 @@ fn the_other_socket_completes_what_is_held() {
     site.raw()
         .upload(&[&chain[0].clone().signed_by(&[&bob()]), &chain[1].clone().signed_by(&[&bob()])])
         .expect("admitted");
-    assert_eq!((notes(&site), site.raw().all_paths().len()), (0, 3));
+    assert_eq!((notes(site.store()), site.raw().all_paths().len()), (0, 3));
     assert_eq!(site.raw().path_info(chain[0].path()).expect("valid").signatures.len(), 2);
 }
 
@@ -272,7 +259,7 @@ fn conflicting_contents_are_counted_apart() {
     assert!(is_admitted(&site, &other("hello", &carol())));
     assert_eq!(site.staging("two").path_info(&path).expect("valid").nar_hash, other("hello", &bob()).info.nar_hash);
     // Alice's stays as evidence, with its NAR, and nothing more is taken that contradicts what is admitted.
-    assert_eq!(notes(&site), 1);
+    assert_eq!(notes(site.store()), 1);
     assert!(site.store().join(format!("nar/{}.nar.zst", by("hello", &alice()).info.nar_hash.to_nix32())).exists());
     let said = site.staging("two").upload(&[&by("hello", &carol())]).expect_err("another is admitted");
     assert!(said.contains("conflict"), "{said}");
@@ -294,7 +281,7 @@ fn what_comes_too_late_is_a_conflict() {
     raw.send(second);
     let said = raw.answer().expect_err("another is admitted");
     assert!(said.contains("conflict"), "{said}");
-    assert_eq!(notes(&site), 0);
+    assert_eq!(notes(site.store()), 0);
     assert!(events(&site).iter().any(|event| matches!(event, Event::Conflict { admitted: true, .. })));
 }
 
@@ -372,14 +359,14 @@ fn nobody_can_fill_it() {
         }
         let said = site.staging_through(&gate, uploaders[2]).upload(&[&by("six", &alice())]).expect_err(what);
         assert!(said.contains("limit-exceeded") && said.contains(words), "{what}: {said}");
-        assert_eq!(notes(&site), 2, "{what}");
+        assert_eq!(notes(site.store()), 2, "{what}");
         // In one upload as well.
         drop_all(&site, &gate, "one");
         drop_all(&site, &gate, "two");
         let all = ["one", "two", "six"].map(|name| by(name, &alice()));
         if uploaders == ["x"; 3] {
             site.staging_through(&gate, "x").upload(&all.iter().collect::<Vec<_>>()).expect_err(what);
-            assert_eq!(notes(&site), 2, "{what}");
+            assert_eq!(notes(site.store()), 2, "{what}");
             // What has its quorum needs no room, nor does a signature for what is there.
             site.staging_through(&gate, "x").upload(&[&package("full").signed_by(&[&alice(), &bob()])]).expect(what);
             site.staging_through(&gate, "x").upload(&[&by("two", &bob())]).expect(what);
@@ -414,11 +401,11 @@ fn what_waits_too_long_is_given_up() {
     site.staging("one").upload(&[&by("hello", &alice())]).expect("it is held");
     let patient = gate_with(&site, StagingLimits { keep: Duration::from_secs(60), ..StagingLimits::default() });
     site.runtime.block_on(patient.tend_staging()).expect("it can be");
-    assert_eq!(notes(&site), 1);
+    assert_eq!(notes(site.store()), 1);
     std::thread::sleep(Duration::from_millis(2_100));
     let hasty = gate_with(&site, StagingLimits { keep: Duration::ZERO, ..StagingLimits::default() });
     site.runtime.block_on(hasty.tend_staging()).expect("it can be");
-    assert_eq!(notes(&site), 0);
+    assert_eq!(notes(site.store()), 0);
     assert!(
         events(&site)
             .iter()
@@ -434,7 +421,7 @@ fn a_policy_that_asks_for_less_admits_what_is_held() {
     site.staging("one").upload(&held.iter().collect::<Vec<_>>()).expect("they are held");
     site.gate.set_policy(Rules { at_least: Some(1), ..Rules::default() }.policy()).expect("it fits");
     site.runtime.block_on(site.gate.tend_staging()).expect("it can be");
-    assert_eq!((notes(&site), site.raw().all_paths().len()), (0, 5));
+    assert_eq!((notes(site.store()), site.raw().all_paths().len()), (0, 5));
 }
 
 #[test]
@@ -494,7 +481,7 @@ fn what_is_too_long_to_be_shown_is_refused() {
     assert!(said.contains("more than 1048576"), "{said}");
     site.staging("one").upload(&[&with_references("many", 4_000)]).expect("it waits for all of them");
     site.staging("one").upload(&[&by("hello", &alice())]).expect("it is held");
-    assert_eq!(notes(&site), 2);
+    assert_eq!(notes(site.store()), 2);
     site.runtime.block_on(site.gate.tend_staging()).expect("it can be");
     site.staging("two").upload(&[&by("hello", &bob())]).expect("it has its quorum");
     assert!(is_admitted(&site, &package("hello")));

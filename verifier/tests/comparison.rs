@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use support::cases;
-use support::nar::{Tree, any_tree, directory_of, link_to, nested, token, tokens};
+use support::nar::{Tree, any_tree, directory_of, empty_directory, link_to, nested, token, tokens};
 use support::reader::{Broken, Dribble, Wide};
 use verifier::{Aspect, Change, Difference, Inventory, NarEntry, NarError, compare, digest_nar, read_files};
 
@@ -159,19 +159,7 @@ fn deep(directories: usize, entries: usize) -> Vec<u8> {
         nar.extend(tokens(&[b"entry", b"(", b"name", &[b'd'; 255], b"node", b"(", b"type", b"directory"]));
     }
     for number in 0..entries {
-        let name = format!("{number:05}");
-        nar.extend(tokens(&[
-            b"entry",
-            b"(",
-            b"name",
-            name.as_bytes(),
-            b"node",
-            b"(",
-            b"type",
-            b"directory",
-            b")",
-            b")",
-        ]));
+        nar.extend(empty_directory(format!("{number:05}").as_bytes()));
     }
     (0..directories).for_each(|_| nar.extend(tokens(&[b")", b")"])));
     nar.extend(token(b")"));

@@ -10,8 +10,8 @@ use std::time::Duration;
 use policy::Policy;
 use store_backend::client::Client;
 use store_backend::daemon::{Peer, Server, Settings, serve_connection};
-use store_backend::gate::{Gate, Sight, Uploader};
-use store_backend::object::Directory;
+use store_backend::gate::{Batch, DecisionRecord, Gate, GateError, LogError, LogReader, Offer, Sight, Uploader};
+use store_backend::object::{Directory, ObjectStore};
 use store_backend::protocol::Trust;
 use store_backend::store::BinaryCache;
 use tempfile::TempDir;
@@ -187,6 +187,36 @@ pub fn files(root: &Path) -> BTreeMap<String, u64> {
         }
     }
     found
+}
+
+/// How many notes of what is held there are below a store's directory.
+pub fn notes(root: &Path) -> usize {
+    let entries = fs::read_dir(root.join("quorum/staging")).into_iter().flatten();
+    entries.flatten().filter(|entry| entry.path().is_file()).count()
+}
+
+/// Reads the decision log below a store's directory.
+pub async fn log_of(root: &Path) -> Result<Vec<DecisionRecord>, LogError> {
+    read_log(Arc::new(Directory::existing(root).expect("it is there"))).await
+}
+
+/// Reads a decision log from its beginning, each record checked against the one before.
+pub async fn read_log(objects: Arc<dyn ObjectStore>) -> Result<Vec<DecisionRecord>, LogError> {
+    let mut log = LogReader::open(objects).await?;
+    let mut records = Vec::new();
+    while let Some(segment) = log.next().await? {
+        records.extend(segment);
+    }
+    Ok(records)
+}
+
+/// Offers a package, and brings its bytes if they are wanted.
+pub async fn bring(batch: &mut Batch, package: &Package) -> Result<(), GateError> {
+    if let Offer::Wanted(mut wanted) = batch.offer(package.info.clone()).await? {
+        wanted.feed(package.nar.clone().into()).await?;
+        batch.accept(*wanted).await?;
+    }
+    Ok(())
 }
 
 /// Settings for tests that stop servers.

@@ -96,6 +96,11 @@ pub fn directory_of(names: &[&[u8]]) -> Vec<u8> {
     nar
 }
 
+/// The entry of a directory that is an empty directory.
+pub fn empty_directory(name: &[u8]) -> Vec<u8> {
+    tokens(&[b"entry", b"(", b"name", name, b"node", b"(", b"type", b"directory", b")", b")"])
+}
+
 /// A symbolic link to `target`.
 pub fn link_to(target: &[u8]) -> Vec<u8> {
     tokens(&[b"nix-archive-1", b"(", b"type", b"symlink", b"target", target, b")"])

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::nar::{token, tokens};
+use super::nar::{empty_directory, token, tokens};
 
 /// Gives at most so many bytes at a time, by turns, and is interrupted before each piece.
 pub struct Dribble<'a> {
@@ -56,10 +56,8 @@ pub struct Wide {
 
 impl Wide {
     pub fn new(entries: u32) -> Self {
-        let name = 0_u64.to_be_bytes();
-        let entry: &[&[u8]] = &[b"entry", b"(", b"name", &name, b"node", b"(", b"type", b"directory", b")", b")"];
         let waiting = tokens(&[b"nix-archive-1", b"(", b"type", b"directory"]);
-        Self { left: entries, entry: tokens(entry), waiting, at: 0 }
+        Self { left: entries, entry: empty_directory(&[0; 8]), waiting, at: 0 }
     }
 
     /// Names the next entry: eight letters that rise.
