@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, none with logic of its own.
 
+mod audit;
 mod demo;
 mod error;
 mod key;
@@ -12,6 +13,7 @@ mod staging;
 mod stdio;
 mod sweep;
 mod verify;
+mod why;
 
 use std::process::ExitCode;
 
@@ -69,6 +71,10 @@ enum Command {
     /// exit code is a sum of Nix's bits: 1 where something is corrupted, 2 where something is not trusted, 4 where something
     /// could not be checked. It is 0 only if every path was checked and stands.
     Verify(verify::Arguments),
+    /// Show the shortest chain of references from a root to a path, and how each path on it stands.
+    ///
+    /// Signatures are checked, contents are not read. Exits with 1 where nothing refers to the path.
+    Why(why::Arguments),
     /// Find, and with --delete remove, what crashes and broken-off uploads left in a store.
     ///
     /// NARs that no path has, evidence and listings of paths that are not there, uploads in parts that were never put together.
@@ -113,6 +119,7 @@ pub fn run() -> Result<ExitCode, CommandError> {
         Some(Command::Demo(arguments)) => demo::run(&arguments),
         Some(Command::Serve(arguments)) => serve::run(arguments),
         Some(Command::Verify(arguments)) => verify::run(arguments),
+        Some(Command::Why(arguments)) => why::run(arguments),
         Some(Command::Sweep(arguments)) => sweep::run(arguments),
         Some(Command::Log(arguments)) => log::run(arguments),
         Some(Command::Staging(arguments)) => staging::run(arguments),

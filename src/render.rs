@@ -1,9 +1,9 @@
 //! The only place that prints: reports become text or JSON here, and errors what a person reads.
 
-mod audit;
 mod demo;
 mod log;
 mod progress;
+mod report;
 mod staging;
 mod sweep;
 mod words;
@@ -19,10 +19,10 @@ use serde_json::json;
 use tracing_subscriber::EnvFilter;
 use verifier::{PublicKey, Timestamp};
 
-pub use audit::{Subject, audit};
 pub use demo::{demo_begins, demo_ends, demo_step};
 pub use log::{CheckedLog, checked_log, decisions};
 pub use progress::with_progress;
+pub use report::{Detail, ReportFormat, Subject, explain, report, why};
 pub use staging::{FileDifference, about_to_sign, approved, ask, candidates, difference, dropped, fetched, staged};
 pub use sweep::swept;
 

@@ -141,7 +141,22 @@ fn shown(folder: &Path, arguments: &[&str]) -> String {
         text += &String::from_utf8_lossy(part);
     }
     text += &format!("(exit code {})\n\n", output.status.code().expect("it was not killed"));
-    text.replace(&place, "$PWD")
+    without_times(&text.replace(&place, "$PWD"))
+}
+
+/// Replaces moments such as 2027-06-01T12:00:00Z, which are those of the test.
+fn without_times(text: &str) -> String {
+    const FORM: &[u8] = b"0000-00-00T00:00:00Z";
+    let is_time = |bytes: &[u8]| {
+        bytes.iter().zip(FORM).all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form })
+    };
+    let (mut kept, mut rest) = (String::new(), text);
+    while let Some(at) = rest.as_bytes().windows(FORM.len()).position(is_time) {
+        kept += &rest[..at];
+        kept += "NOW";
+        rest = &rest[at + FORM.len()..];
+    }
+    kept + rest
 }
 
 const POLICY: [&str; 5] = ["verify", "--store", "cache", "--policy", "policy.toml"];
@@ -155,11 +170,25 @@ fn reads_the_same_to_people_and_programs() {
         &["result"],
         &["--all"],
         &["--all", "--no-contents"],
+        &["--all", "--verbose"],
+        &["--recursive", "result", "--explain", "result"],
+        &["result", "--explain", "/nix/store/0l2ha1850l2ha1850l2ha1850l2ha185-victim"],
+        &["--all", "--explain", "/nix/store/0l2ha1850l2ha1850l2ha1850l2ha185-victim"],
         &["/nix/store/00000000000000000000000000000000-nothing"],
     ] {
         text += &shown(folder.path(), &[&POLICY, arguments].concat());
     }
+    for arguments in [
+        &["why", "040h2081040h2081040h2081040h2081-library"][..],
+        &["why", "040h2081040h2081040h2081040h2081-library", "result"],
+    ] {
+        text += &shown(folder.path(), &[arguments, &POLICY[1..]].concat());
+    }
     insta::assert_snapshot!("people", text);
+    for format in ["junit", "sarif", "dot"] {
+        let shown = shown(folder.path(), &[&POLICY[..], &["--all", "--format", format]].concat());
+        insta::assert_snapshot!(format, shown);
+    }
     insta::assert_snapshot!("programs", shown(folder.path(), &[&POLICY[..], &["--all", "--json"]].concat()));
 }
 

@@ -7,7 +7,7 @@
 mod causes;
 mod report;
 
-pub use report::{Cause, PathReport, Report, Standing, Totals};
+pub use report::{Cause, PathReport, Remedy, Report, Standing, Totals};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct Own {
     standing: Standing,
     findings: Vec<Finding>,
     signers: Vec<Arc<str>>,
+    /// The signers of whom each alone could make it stand.
+    remedies: Vec<Arc<str>>,
 }
 
 impl Own {
@@ -33,13 +35,18 @@ impl Own {
     #[must_use]
     pub fn of(decision: &Decision) -> Self {
         let standing = if decision.verdict() == Verdict::Admit { Standing::Stands } else { Standing::Fails };
-        Self { standing, findings: decision.findings().to_vec(), signers: decision.signers().to_vec() }
+        Self {
+            standing,
+            findings: decision.findings().to_vec(),
+            signers: decision.signers().to_vec(),
+            remedies: decision.sole_completers().to_vec(),
+        }
     }
 
     /// Makes what is said of a path that could not be checked; the finding says why.
     #[must_use]
     pub fn unchecked(finding: Finding) -> Self {
-        Self { standing: Standing::Unchecked, findings: vec![finding], signers: Vec::new() }
+        Self { standing: Standing::Unchecked, findings: vec![finding], signers: Vec::new(), remedies: Vec::new() }
     }
 
     /// Adds a finding for which the path fails, such as contents that do not match.
@@ -59,10 +66,17 @@ impl Own {
     fn fail(&mut self, finding: Finding) {
         self.standing = Standing::Fails;
         self.findings.insert(0, finding);
+        // Whatever it is, no signature mends it.
+        self.remedies.clear();
     }
 
     /// Takes in what else is said of the same path; the worse of the two standings holds.
     fn merge(&mut self, other: Self) {
+        match (self.standing, other.standing) {
+            (_, Standing::Stands) => {}
+            (Standing::Stands, _) => self.remedies = other.remedies,
+            _ => self.remedies.retain(|signer| other.remedies.contains(signer)),
+        }
         self.standing = self.standing.max(other.standing);
         self.findings.extend(other.findings);
         self.signers.extend(other.signers);
@@ -75,9 +89,9 @@ impl Own {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// The path.
-    pub path: StorePath,
-    /// What it refers to directly; it may be among them itself.
-    pub references: Vec<StorePath>,
+    pub path: Arc<StorePath>,
+    /// What it refers to directly; it may be among them itself. Who shares these spares memory.
+    pub references: Vec<Arc<StorePath>>,
     /// What it is worth by itself.
     pub own: Own,
 }
@@ -90,7 +104,7 @@ pub struct Closure {
     /// From each path to what it refers to, without itself; a node's index is its place in `nodes`.
     graph: DiGraph<(), (), u32>,
     /// By place, the references that are neither in the closure nor known to be present.
-    absent: Vec<Vec<StorePath>>,
+    absent: Vec<Vec<Arc<StorePath>>>,
 }
 
 impl Closure {
@@ -112,7 +126,7 @@ impl Closure {
     /// When there are 2^32 paths or references.
     #[must_use]
     pub fn with_present(nodes: Vec<Node>, present: &BTreeSet<StorePath>) -> Self {
-        let mut together: BTreeMap<StorePath, (Own, Vec<StorePath>)> = BTreeMap::new();
+        let mut together: BTreeMap<Arc<StorePath>, (Own, Vec<Arc<StorePath>>)> = BTreeMap::new();
         for Node { path, references, own } in nodes {
             match together.get_mut(&path) {
                 Some((known, known_references)) => {
@@ -129,7 +143,6 @@ impl Closure {
         let mut nodes = Vec::with_capacity(together.len());
         let mut references_of = Vec::with_capacity(together.len());
         for (path, (own, references)) in together {
-            let path = Arc::new(path);
             places.insert(path.clone(), graph.add_node(()));
             nodes.push((path, own));
             references_of.push(references);
@@ -161,7 +174,7 @@ impl Closure {
         let circles = kosaraju_scc(&self.graph);
         let mut own: Vec<Own> = self.nodes.iter().map(|(_, own)| own.clone()).collect();
         for (place, absent) in self.absent.iter().enumerate().filter(|(_, absent)| !absent.is_empty()) {
-            let names = phrase::list(absent.iter().map(StorePath::to_basename), "and");
+            let names = phrase::list(absent.iter().map(|path| path.to_basename()), "and");
             let verb = if absent.len() == 1 { "is" } else { "are" };
             let message = format!("it refers to {names}, which {verb} not in the store");
             own[place].fail(Finding::new(Code::MissingReference, message));
@@ -176,7 +189,8 @@ impl Closure {
             }
         }
         let standings: Vec<Standing> = own.iter().map(|own| own.standing).collect();
-        let traced = causes::trace(&self.graph, &circles, &standings);
-        report::assemble(self.nodes.iter().map(|(path, _)| path.clone()).zip(own), traced)
+        let remedies: Vec<&[Arc<str>]> = own.iter().map(|own| &*own.remedies).collect();
+        let traced = causes::trace(&self.graph, &circles, &standings, &remedies);
+        report::assemble(self.nodes.iter().map(|(path, _)| path.clone()).zip(own), &self.graph, traced)
     }
 }

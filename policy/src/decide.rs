@@ -107,6 +107,7 @@ pub struct Decision {
     basis: Basis,
     signers: Vec<Arc<str>>,
     completers: Vec<Arc<str>>,
+    sole_completers: Vec<Arc<str>>,
     findings: Vec<Finding>,
     next_change: Option<Timestamp>,
 }
@@ -115,8 +116,15 @@ impl Decision {
     /// Makes a refusal for a reason that lies outside the policy, such as contents that do not match.
     #[must_use]
     pub fn refusal(finding: Finding) -> Self {
-        let (verdict, basis, findings) = (Verdict::Refuse, Basis::Signatures, vec![finding]);
-        Self { verdict, basis, signers: Vec::new(), completers: Vec::new(), findings, next_change: None }
+        Self {
+            verdict: Verdict::Refuse,
+            basis: Basis::Signatures,
+            signers: Vec::new(),
+            completers: Vec::new(),
+            sole_completers: Vec::new(),
+            findings: vec![finding],
+            next_change: None,
+        }
     }
 
     /// Lowers the verdict to `at_most`, for a reason that then stands before the others; it cannot be raised.
@@ -156,6 +164,12 @@ impl Decision {
     #[must_use]
     pub fn completers(&self) -> &[Arc<str>] {
         &self.completers
+    }
+
+    /// Lists those of them whose vote alone would meet all that is required of signers.
+    #[must_use]
+    pub fn sole_completers(&self) -> &[Arc<str>] {
+        &self.sole_completers
     }
 
     /// Lists what was noticed: first what stands in the way, then what is wrong with single signatures.
@@ -274,11 +288,15 @@ impl Policy {
         let judged = subject.evidence.judged().iter();
         findings.extend(judged.filter_map(|signature| Finding::of_signature(signature, &self.keyring)));
         let boundaries = [subject.evidence.next_change(), expires];
+        let completers = self.completers(&shortfalls, now);
+        let alone = |id: &&SignerId| shortfalls.iter().all(|shortfall| shortfall.is_met_by(**id));
+        let sole_completers = completers.iter().filter(alone).copied().collect();
         Decision {
             verdict,
             basis,
             signers: self.names(signers),
-            completers: self.names(&self.completers(&shortfalls, now)),
+            completers: self.names(&completers),
+            sole_completers: self.names(&sole_completers),
             findings,
             next_change: boundaries.into_iter().flatten().filter(|moment| *moment > now).min(),
         }

@@ -93,6 +93,9 @@ codes! {
     Conflict = "conflict",
         "Different contents are claimed for one store path; their signatures are counted apart. Compare the \
          builds: either one of them is not reproducible, or somebody lies. Sign only what you built yourself.";
+    Unreachable = "unreachable",
+        "Another store could not be asked for the signatures that it has of this path. Whatever it would have added is lacking \
+         here: ask again when it answers.";
     PolicyExpired = "policy-expired",
         "The policy's `expires` has passed, so nothing new is admitted. Install a newer policy; what was admitted \
          before can still be read.";

@@ -20,7 +20,7 @@ mod policy;
 mod requirement;
 
 pub use authority::{Authority, AuthorityError, RejectedSignature};
-pub use closure::{Cause, Closure, Node, Own, PathReport, Report, Standing, Totals};
+pub use closure::{Cause, Closure, Node, Own, PathReport, Remedy, Report, Standing, Totals};
 pub use decide::{Address, Basis, Decision, Strength, Subject, Verdict};
 pub use escape::{bounded, escaped};
 pub use explain::{Completeness, Demand, Explanation, MinimalSets, RuleDemand, Warning, WarningCode};

@@ -174,6 +174,17 @@ impl Shortfall {
         }
     }
 
+    /// Says whether this signer's vote alone would meet the requirement.
+    #[must_use]
+    pub fn is_met_by(&self, signer: SignerId) -> bool {
+        match self {
+            Self::Signer(id) => *id == signer,
+            Self::Count { have, need, others, .. } => have.len() + 1 == *need && others.contains(&signer),
+            Self::All(parts) => !parts.is_empty() && parts.iter().all(|part| part.is_met_by(signer)),
+            Self::Any(parts) => parts.iter().any(|part| part.is_met_by(signer)),
+        }
+    }
+
     /// Returns one line such as `1 of 2 of builders (ci-eu signed; ci-us or ci-ap could still sign)`. Signers whose
     /// keys are all revoked are not named among those who could.
     ///

@@ -3,6 +3,7 @@
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use policy::{Address, Closure, Code, Finding, Node, Own, Report, Standing, Subject};
@@ -30,7 +31,7 @@ fn unchecked() -> Own {
 }
 
 fn node(number: u32, references: &[u32], own: Own) -> Node {
-    let name = |number| path(number, "p");
+    let name = |number| Arc::new(path(number, "p"));
     Node { path: name(number), references: references.iter().copied().map(name).collect(), own }
 }
 
@@ -189,7 +190,47 @@ fn reachable(graph: &[(Vec<u32>, bool)], from: u32) -> BTreeSet<u32> {
     }
 }
 
+/// A path that nixos alone could complete, or, where a builder has signed, another builder as well.
+fn short_of(signed: bool) -> Own {
+    let (policy, hello) = (policy(), path(0, "hello-2.12"));
+    let signature = key("ci-eu-2", 2).sign(&fingerprint(&hello, 0)).to_string();
+    let signatures: &[_] = if signed { &[(signature, None)] } else { &[] };
+    let evidence = weigh(&policy, fingerprint(&hello, 0), signatures);
+    let subject = Subject { path: &hello, evidence: &evidence, address: Address::None, absent_references: &[] };
+    Own::of(&policy.stands(&subject, NOW))
+}
+
 proptest! {
+    /// What one signer would clear is what would stand if that signer had signed.
+    #[test]
+    fn remedies_are_what_would_happen(graph in graphs(), kinds in proptest::collection::vec(0..4_usize, 12)) {
+        // By kind: what a path is worth, and whom it takes alone.
+        let owns = [stands(), short_of(false), short_of(true), fails().failing(Finding::new(Code::ContentMismatch, "damaged"))];
+        let takes: [&[&str]; 4] = [&[], &["nixos"], &["nixos", "ci-us", "ci-ap"], &[]];
+        let judge = |mended: Option<&str>| {
+            let numbers = 0..u32::try_from(graph.len()).expect("small");
+            let nodes = numbers.zip(&graph).zip(&kinds).map(|((number, (references, _)), kind)| {
+                let mends = mended.is_some_and(|signer| takes[*kind].contains(&signer));
+                node(number, references, owns[if mends { 0 } else { *kind }].clone())
+            });
+            Closure::new(nodes.collect()).judge()
+        };
+        let report = judge(None);
+        for signer in ["nixos", "ci-us", "ci-ap"] {
+            let completes = kinds.iter().take(graph.len()).filter(|kind| takes[**kind].contains(&signer)).count();
+            let clears = judge(Some(signer)).totals.stands - report.totals.stands;
+            let found = report.remedies.iter().find(|remedy| &*remedy.signer == signer);
+            let in_circles = |cause: &policy::Cause| cause.codes.contains(&Code::ReferenceCycle);
+            if report.causes.iter().any(in_circles) {
+                // Those in a circle are mended by nobody, whatever they lack.
+                prop_assert!(found.map_or(0, |remedy| remedy.completes) <= completes);
+            } else {
+                prop_assert_eq!(found.map_or(0, |remedy| remedy.completes), completes, "{}", signer);
+            }
+            prop_assert_eq!(found.map_or(0, |remedy| remedy.clears), clears, "{}", signer);
+        }
+    }
+
     #[test]
     fn agrees_with_reachability(graph in graphs()) {
         let (bad, sound) = (fails(), stands());

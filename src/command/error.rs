@@ -6,7 +6,7 @@ use store_backend::audit::AuditError;
 use store_backend::daemon::ServeError;
 use store_backend::gate::{GateError, LogError};
 use store_backend::object::ObjectError;
-use store_backend::store::{ArgumentError, PlaceError, StoreError, StoreUriError};
+use store_backend::store::{ArgumentError, InstallableError, PlaceError, StoreError, StoreUriError};
 use thiserror::Error;
 use verifier::{AdministratorsError, KeyError};
 
@@ -63,6 +63,9 @@ pub enum CommandError {
     /// A path that was named is none.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
+    /// What was named leads to no path.
+    #[error(transparent)]
+    Installable(#[from] InstallableError),
     /// A store could not be audited.
     #[error(transparent)]
     Audit(#[from] AuditError),

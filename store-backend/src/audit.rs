@@ -3,6 +3,7 @@
 //! It reads any [`Store`] and believes none: signatures are weighed again, content addresses recomputed, contents hashed. What
 //! comes out is data; rendering it is somebody else's.
 
+mod asking;
 mod contents;
 mod files;
 mod outcome;
@@ -21,7 +22,7 @@ use thiserror::Error;
 use tokio::task::JoinError;
 use verifier::{StorePath, Timestamp};
 
-pub use outcome::{Audit, Faults};
+pub use outcome::{Audit, Facts, Faults};
 pub use progress::{Progress, Snapshot};
 pub use signatures::SignatureReport;
 
@@ -45,9 +46,18 @@ pub enum Scope {
     /// These alone: what they refer to has to be there, and is counted on.
     Paths(BTreeSet<StorePath>),
     /// These, and all that they refer to, however far.
-    Closures(BTreeSet<StorePath>),
+    Closures(BTreeSet<StorePath>, Outputs),
     /// Every path of the store.
     Everything,
+}
+
+/// Whether what a derivation made counts as what it refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    /// It does, as far as it is in the store.
+    Include,
+    /// It does not.
+    LeaveOut,
 }
 
 /// Whether contents are read.
@@ -59,11 +69,22 @@ pub enum Contents {
     Leave,
 }
 
+/// Another store, whose signatures count where it has the same contents.
+#[derive(Clone)]
+pub struct Substituter {
+    /// Its URI.
+    pub uri: Arc<str>,
+    /// The store itself.
+    pub store: Arc<dyn Store>,
+}
+
 /// What an audit holds a store against.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Measure {
     /// The policy.
     pub policy: Arc<Policy>,
+    /// Where else signatures are looked for.
+    pub substituters: Vec<Substituter>,
     /// Whether contents are read.
     pub contents: Contents,
     /// The present.
@@ -83,7 +104,7 @@ pub async fn audit(
     let mut walk = Walk::new(store, measure, progress);
     match scope {
         Scope::Paths(paths) => walk.paths(paths).await?,
-        Scope::Closures(paths) => walk.closures(paths).await?,
+        Scope::Closures(paths, outputs) => walk.closures(paths, outputs).await?,
         Scope::Everything => walk.everything().await?,
     }
     Ok(walk.finish())

@@ -6,6 +6,7 @@ mod binary_cache;
 mod daemon;
 mod decompress;
 mod derivation;
+mod installable;
 mod local;
 mod nar;
 mod place;
@@ -23,6 +24,7 @@ pub(crate) use binary_cache::{
 };
 pub use daemon::Daemon;
 pub(crate) use derivation::{MAX_DERIVATION_NAR, parse_derivation};
+pub use installable::{Installable, InstallableError, Meaning};
 pub use nar::{BlockingNar, NarReadError, NarStream};
 pub use place::{Place, PlaceError};
 pub use reading::{

@@ -3,6 +3,9 @@
 //! A cause is a path that does not stand by itself. Which causes a path can reach cannot be counted in linear time for
 //! any number of causes, so the first [`COUNTED`] of them are counted, 64 in each pass, and the rest are only named.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::report::Standing;
@@ -11,6 +14,18 @@ use super::report::Standing;
 pub(super) const COUNTED: usize = 2_048;
 /// Most causes that are named for one path; whoever mends these asks again.
 pub(super) const NAMED: usize = 10;
+
+/// Most signers of whom it is counted what they alone would clear: one pass over the graph.
+const REMEDIES: usize = 64;
+
+/// What one signer could do about paths that fall short.
+pub(super) struct Clearing {
+    pub(super) signer: Arc<str>,
+    /// Paths that would stand by themselves.
+    pub(super) completes: usize,
+    /// Paths that would stand.
+    pub(super) clears: usize,
+}
 
 /// What was found out about every path and every cause.
 pub(super) struct Traced {
@@ -24,11 +39,18 @@ pub(super) struct Traced {
     pub(super) causes: Vec<usize>,
     /// For each counted cause: how many paths it brings down, itself included.
     pub(super) affected: Vec<usize>,
+    /// Those who could complete most, first those who would clear most.
+    pub(super) clearings: Vec<Clearing>,
 }
 
 /// Follows every failure upwards. `circles` are the strongly connected components, references before what refers to
 /// them.
-pub(super) fn trace(graph: &DiGraph<(), (), u32>, circles: &[Vec<NodeIndex>], own: &[Standing]) -> Traced {
+pub(super) fn trace(
+    graph: &DiGraph<(), (), u32>,
+    circles: &[Vec<NodeIndex>],
+    own: &[Standing],
+    remedies: &[&[Arc<str>]],
+) -> Traced {
     let mut causes: Vec<usize> = (0..own.len()).filter(|place| own[*place] != Standing::Stands).collect();
     causes.sort_by_key(|place| (std::cmp::Reverse(own[*place]), *place));
     let mut cause_at = vec![None; own.len()];
@@ -52,13 +74,54 @@ pub(super) fn trace(graph: &DiGraph<(), (), u32>, circles: &[Vec<NodeIndex>], ow
         },
     );
     let (counts, affected) = count(&walk, causes.len().min(COUNTED));
+    let clearings = clear(&walk, own, remedies, &standings);
     Traced {
         standings: walk.by_place(&standings),
         named: walk.by_place(&named),
         counts: walk.by_place(&counts),
         causes,
         affected,
+        clearings,
     }
+}
+
+/// Counts for each of some signers the paths that would stand if they signed all that they could complete. `standings` are
+/// the circles'.
+fn clear(walk: &Walk<'_>, own: &[Standing], remedies: &[&[Arc<str>]], standings: &[Standing]) -> Vec<Clearing> {
+    let mut completes: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    for signer in remedies.iter().copied().flatten() {
+        *completes.entry(signer).or_default() += 1;
+    }
+    let mut signers: Vec<(&Arc<str>, usize)> = completes.into_iter().collect();
+    signers.sort_by_key(|(signer, completes)| (std::cmp::Reverse(*completes), *signer));
+    signers.truncate(REMEDIES);
+    if signers.is_empty() {
+        return Vec::new();
+    }
+    let bits: BTreeMap<&Arc<str>, u64> =
+        signers.iter().zip(0..).map(|((signer, _), bit)| (*signer, 1 << bit)).collect();
+    // A bit says that a path would still not stand.
+    let left = |place: usize| match own[place] {
+        Standing::Stands => 0,
+        _ => !remedies[place].iter().filter_map(|signer| bits.get(signer)).fold(0, |mask, bit| mask | bit),
+    };
+    let masks = walk.upwards(left, |mask, lower| *mask |= *lower);
+    let mut clears = vec![0; signers.len()];
+    for ((members, mask), standing) in walk.circles.iter().zip(&masks).zip(standings) {
+        if *standing == Standing::Stands {
+            continue;
+        }
+        for (_, clears) in clears.iter_mut().enumerate().filter(|(index, _)| mask >> index & 1 == 0) {
+            *clears += members.len();
+        }
+    }
+    let mut clearings: Vec<Clearing> = signers
+        .into_iter()
+        .zip(clears)
+        .map(|((signer, completes), clears)| Clearing { signer: signer.clone(), completes, clears })
+        .collect();
+    clearings.sort_by_key(|clearing| std::cmp::Reverse((clearing.clears, clearing.completes)));
+    clearings
 }
 
 /// Counts, by circle, the causes below `counted`, and for each of those the paths that it brings down.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Serialize;
 use verifier::StorePath;
 
 use super::Own;
-use super::causes::Traced;
+use super::causes::{Clearing, Traced};
 use crate::finding::{Code, Finding};
 
 /// Version of the report's form; it rises when a field changes its meaning or goes away.
@@ -37,9 +38,26 @@ pub struct Report {
     pub paths: Vec<PathReport>,
     /// Every path that does not stand by itself: first those that fail, each kind sorted.
     pub causes: Vec<Cause>,
+    /// What single signers could do about it: those who could complete most paths, up to 64, and first those who would clear
+    /// most.
+    pub remedies: Vec<Remedy>,
 }
 
 impl Report {
+    /// Returns the places of the paths that nothing else refers to.
+    #[must_use]
+    pub fn tops(&self) -> Vec<usize> {
+        let mut below = vec![false; self.paths.len()];
+        self.paths.iter().flat_map(|path| &path.references).for_each(|reference| below[*reference as usize] = true);
+        (0..self.paths.len()).filter(|place| !below[*place]).collect()
+    }
+
+    /// Returns where a path is among the paths; none if it is not.
+    #[must_use]
+    pub fn place_of(&self, path: &StorePath) -> Option<usize> {
+        self.paths.binary_search_by(|report| (*report.path).cmp(path)).ok()
+    }
+
     /// Returns how the closure stands: as its worst path does. A closure without paths stands.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -77,10 +95,25 @@ pub struct PathReport {
     pub findings: Vec<Finding>,
     /// The signers whose votes count.
     pub signers: Vec<Arc<str>>,
+    /// What it refers to, other than itself: places among the paths. Those that are not of the closure are left out.
+    #[serde(skip)]
+    pub references: Vec<u32>,
     /// The paths for which it does not stand, itself among them if it is one; at most 10, failures first.
     pub causes: Vec<Arc<StorePath>>,
     /// How many such paths there are.
     pub causes_total: usize,
+}
+
+/// What one signer could do about paths that fall short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remedy {
+    /// The signer's name.
+    pub signer: Arc<str>,
+    /// Paths that would stand by themselves if this signer alone signed them.
+    pub completes: usize,
+    /// Paths that would stand then, with all that they refer to.
+    pub clears: usize,
 }
 
 /// A path that does not stand by itself, and how far that reaches.
@@ -98,7 +131,11 @@ pub struct Cause {
 }
 
 /// Puts the report together from the paths in their order and what was traced.
-pub(super) fn assemble(nodes: impl Iterator<Item = (Arc<StorePath>, Own)>, traced: Traced) -> Report {
+pub(super) fn assemble(
+    nodes: impl Iterator<Item = (Arc<StorePath>, Own)>,
+    graph: &DiGraph<(), (), u32>,
+    traced: Traced,
+) -> Report {
     let (names, owns): (Vec<Arc<StorePath>>, Vec<Own>) = nodes.unzip();
     let cause = |(index, place): (usize, &usize)| Cause {
         path: names[*place].clone(),
@@ -111,7 +148,7 @@ pub(super) fn assemble(nodes: impl Iterator<Item = (Arc<StorePath>, Own)>, trace
         Totals { paths: names.len(), causes: causes.len(), counted_causes: traced.affected.len(), ..Totals::default() };
     let per_path = owns.into_iter().zip(traced.standings).zip(traced.named.into_iter().zip(traced.counts));
     let mut paths = Vec::with_capacity(names.len());
-    for (path, ((own, standing), (named, count))) in names.iter().zip(per_path) {
+    for (place, (path, ((own, standing), (named, count)))) in names.iter().zip(per_path).enumerate() {
         match standing {
             Standing::Stands => totals.stands += 1,
             Standing::Unchecked => totals.unchecked += 1,
@@ -122,11 +159,22 @@ pub(super) fn assemble(nodes: impl Iterator<Item = (Arc<StorePath>, Own)>, trace
             standing,
             findings: own.findings,
             signers: own.signers,
+            references: references_of(graph, place),
             causes_total: count.max(named.len()),
             causes: named.into_iter().map(|cause| causes[cause as usize].path.clone()).collect(),
         });
     }
-    Report { version: VERSION, totals, paths, causes }
+    let remedy = |Clearing { signer, completes, clears }| Remedy { signer, completes, clears };
+    let remedies = traced.clearings.into_iter().map(remedy).collect();
+    Report { version: VERSION, totals, paths, causes, remedies }
+}
+
+/// Lists the places that a path refers to, in their order.
+fn references_of(graph: &DiGraph<(), (), u32>, place: usize) -> Vec<u32> {
+    let mut places: Vec<u32> =
+        graph.neighbors(NodeIndex::new(place)).map(|node| u32::try_from(node.index()).unwrap_or(u32::MAX)).collect();
+    places.sort_unstable();
+    places
 }
 
 fn codes(findings: &[Finding]) -> Vec<Code> {

@@ -1,28 +1,40 @@
 //! What an audit found out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use policy::{Code, Report, escaped};
-use serde::Serialize;
-use serde::ser::{SerializeMap as _, Serializer};
-use verifier::StorePath;
+use serde::{Serialize, Serializer};
+use verifier::{NarHash, StorePath};
 
 use super::SignatureReport;
 
-/// What an audit found out. In JSON it is the [`Report`], with what else there is beside it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// What an audit found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// How each path stands.
-    #[serde(flatten)]
     pub report: Report,
-    /// Each path's signatures, by path. A path that could not be read has none.
-    #[serde(serialize_with = "by_base_name")]
-    pub signatures: BTreeMap<StorePath, Vec<SignatureReport>>,
+    /// What each path is, by its place in the report; none of one that could not be read.
+    pub facts: Vec<Option<Facts>>,
+    /// The places of those whose audit was asked for; none where all paths of a store were.
+    pub roots: Vec<usize>,
     /// What else whoever reads this should know, each in a sentence.
     pub notes: Vec<String>,
     /// What kinds of faults were found.
     pub faults: Faults,
+}
+
+/// What a store says of a path, and what its signatures are worth.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// The hash of its NAR.
+    #[serde(serialize_with = "as_text")]
+    pub nar_hash: NarHash,
+    /// The size of its NAR in bytes.
+    pub nar_size: u64,
+    /// Its signatures.
+    pub signatures: Vec<SignatureReport>,
 }
 
 /// What kinds of faults there are.
@@ -41,13 +53,16 @@ impl Audit {
     /// Puts together what was found; `faults` are those of the paths by themselves.
     pub(super) fn new(
         report: Report,
-        signatures: BTreeMap<StorePath, Vec<SignatureReport>>,
+        mut facts: HashMap<Arc<StorePath>, Facts>,
+        roots: &BTreeSet<StorePath>,
         notes: BTreeSet<String>,
         mut faults: Faults,
     ) -> Self {
         let lacks_reference = |code: &Code| matches!(code, Code::MissingReference | Code::ReferenceCycle);
         faults.untrusted |= report.causes.iter().any(|cause| cause.codes.iter().any(lacks_reference));
-        Self { report, signatures, notes: notes.iter().map(|note| escaped(note)).collect(), faults }
+        let facts = report.paths.iter().map(|path| facts.remove(&path.path)).collect();
+        let roots = roots.iter().filter_map(|root| report.place_of(root)).collect();
+        Self { facts, roots, notes: notes.iter().map(|note| escaped(note)).collect(), faults, report }
     }
 }
 
@@ -67,13 +82,6 @@ impl std::ops::BitOrAssign for Faults {
     }
 }
 
-fn by_base_name<S: Serializer>(
-    signatures: &BTreeMap<StorePath, Vec<SignatureReport>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(Some(signatures.len()))?;
-    for (path, signatures) in signatures {
-        map.serialize_entry(&path.to_basename(), signatures)?;
-    }
-    map.end()
+fn as_text<S: Serializer>(hash: &NarHash, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(hash)
 }

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use policy::{Address, Basis, Code, Finding, Node, Own, Subject, Verdict};
-use verifier::{Evidence, StorePath};
+use policy::{Address, Basis, Code, Finding, Own, Subject, Verdict};
+use verifier::{Claim, Evidence, PathInfo};
 
+use super::asking::Gathered;
 use super::contents::{Checked, check_contents, check_statement};
-use super::signatures::{SignatureReport, report};
+use super::outcome::Facts;
+use super::signatures::{Source, report};
 use super::{Contents, Faults, Measure, Progress};
 use crate::store::{Statement, Store, describe_info};
 
 /// What came of one path.
 pub(super) struct PathAudit {
-    pub(super) path: StorePath,
-    /// What is said of it: more than one node counts as one, the worse holding.
-    pub(super) nodes: Vec<Node>,
-    pub(super) signatures: Vec<SignatureReport>,
+    /// What it is worth by itself: where there are several, the worst holds.
+    pub(super) own: Vec<Own>,
+    pub(super) facts: Facts,
     /// What kinds of faults it has by itself.
     pub(super) faults: Faults,
 }
@@ -23,28 +24,49 @@ pub(super) struct PathAudit {
 pub(super) async fn audit_path(
     store: &dyn Store,
     measure: &Measure,
-    statement: Statement,
+    gathered: Gathered,
     progress: Arc<Progress>,
 ) -> PathAudit {
+    let Gathered { statement, elsewhere, .. } = gathered;
     let info = &statement.info;
-    let path = info.path.clone();
-    let node = |own: Own| Node { path: path.clone(), references: info.references.iter().cloned().collect(), own };
+    let mut facts = Facts { nar_hash: info.nar_hash, nar_size: info.nar_size, signatures: Vec::new() };
     let fingerprint = match info.fingerprint(store.store_dir()) {
         Ok(fingerprint) => fingerprint,
         Err(error) => {
             let finding =
                 Finding::new(Code::InvalidPath, format!("nobody can have signed what is said of it: {error}"));
             let faults = Faults { unchecked: true, ..Faults::default() };
-            return PathAudit { nodes: vec![node(Own::unchecked(finding))], path, signatures: Vec::new(), faults };
+            return PathAudit { own: vec![Own::unchecked(finding)], facts, faults };
         }
     };
     let Checked { address, failures, mut unchecked } = match measure.contents {
         Contents::Read => check_contents(store, &statement, progress).await,
         Contents::Leave => check_statement(store.store_dir(), info),
     };
+    let mut notes: Vec<Finding> =
+        statement.rivals.iter().map(|rival| Finding::conflict(&describe_info(rival))).collect();
+    let mut sources: Vec<Source<'_>> = statement.signatures.iter().map(Source::of).collect();
+    for (other, answer) in measure.substituters.iter().zip(&elsewhere) {
+        match answer {
+            Ok(Some(theirs)) if is_the_same(&theirs.info, info) => {
+                for stated in &theirs.signatures {
+                    if sources.iter().all(|known| known.stated.text != stated.text) {
+                        sources.push(Source { stated, from: Some(&other.uri) });
+                    }
+                }
+            }
+            Ok(Some(theirs)) => notes.push(elsewhere_differs(&other.uri, theirs)),
+            Ok(None) => {}
+            Err(error) => {
+                let message = format!("{} could not be asked for signatures: {error}", other.uri);
+                notes.push(Finding::new(Code::Unreachable, message));
+            }
+        }
+    }
     let policy = &measure.policy;
-    let evidence = Evidence::weigh(fingerprint, statement.claims(), policy.keyring(), measure.now);
-    let subject = Subject { path: &path, evidence: &evidence, address, absent_references: &[] };
+    let claims = sources.iter().map(|source| Claim { text: &source.stated.text, first_seen: source.stated.first_seen });
+    let evidence = Evidence::weigh(fingerprint, claims, policy.keyring(), measure.now);
+    let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &[] };
     let decision = policy.stands(&subject, measure.now);
     let on_address = decision.verdict() == Verdict::Admit && decision.basis() == Basis::ContentAddress;
     if on_address && matches!(address, Address::Claimed(_)) && failures.is_empty() && unchecked.is_none() {
@@ -58,9 +80,20 @@ pub(super) async fn audit_path(
     };
     // Each goes before the ones before it.
     let own = failures.into_iter().rev().fold(Own::of(&decision), Own::failing);
-    let own = statement.rivals.iter().map(|rival| Finding::conflict(&describe_info(rival))).fold(own, Own::noting);
-    let mut nodes = vec![node(own)];
-    nodes.extend(unchecked.map(|finding| node(Own::unchecked(finding))));
-    let signatures = report(&evidence, &statement, policy.keyring());
-    PathAudit { path, nodes, signatures, faults }
+    let mut own = vec![notes.into_iter().fold(own, Own::noting)];
+    own.extend(unchecked.map(Own::unchecked));
+    facts.signatures = report(&evidence, &sources, policy.keyring());
+    PathAudit { own, facts, faults }
+}
+
+/// Says whether signatures about the one are about the other: the fingerprint has these, and nothing else.
+fn is_the_same(one: &PathInfo, other: &PathInfo) -> bool {
+    (&one.path, &one.nar_hash, one.nar_size) == (&other.path, &other.nar_hash, other.nar_size)
+        && one.references == other.references
+}
+
+fn elsewhere_differs(uri: &str, theirs: &Statement) -> Finding {
+    let message =
+        format!("{uri} has other contents for it, {}: signatures there were not counted", describe_info(&theirs.info));
+    Finding::new(Code::Conflict, message)
 }

@@ -6,7 +6,22 @@ use policy::escaped;
 use serde::Serialize;
 use verifier::{Evidence, Keyring, Timestamp};
 
-use crate::store::Statement;
+use crate::store::StatedSignature;
+
+/// A signature, and which store has it.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) stated: &'a StatedSignature,
+    /// The URI of a store other than the audited one.
+    pub(super) from: Option<&'a Arc<str>>,
+}
+
+impl<'a> Source<'a> {
+    /// Makes one of the audited store's.
+    pub(super) fn of(stated: &'a StatedSignature) -> Self {
+        Self { stated, from: None }
+    }
+}
 
 /// One signature with its verdict. In JSON, members are in camel case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,19 +35,23 @@ pub struct SignatureReport {
     pub signer: Option<Arc<str>>,
     /// When this store first saw it, in seconds since the Unix epoch; none where it recorded no time.
     pub first_seen: Option<Timestamp>,
+    /// The URI of the substituter that has it; none where the audited store has it itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Arc<str>>,
 }
 
-/// Lists the signatures that were weighed, in the order in which the statement has them.
-pub(super) fn report(evidence: &Evidence, statement: &Statement, keyring: &Keyring) -> Vec<SignatureReport> {
-    let judged = evidence.judged().iter().zip(&statement.signatures);
+/// Lists the signatures that were weighed, in the order in which they were.
+pub(super) fn report(evidence: &Evidence, sources: &[Source<'_>], keyring: &Keyring) -> Vec<SignatureReport> {
+    let judged = evidence.judged().iter().zip(sources);
     judged
-        .map(|(judged, stated)| {
+        .map(|(judged, source)| {
             let name = judged.signature.as_ref().map_or(judged.text.as_str(), |made| made.key_name().as_str());
             SignatureReport {
                 key: escaped(name),
                 verdict: judged.verdict.code().unwrap_or("counts"),
                 signer: judged.verdict.signer().map(|id| keyring.signer(id).name.clone()),
-                first_seen: stated.first_seen,
+                first_seen: source.stated.first_seen,
+                from: source.from.cloned(),
             }
         })
         .collect()

@@ -13,7 +13,7 @@ use verifier::{
     StoreDir, StorePath, Timestamp, digest_nar,
 };
 
-use super::{Audit, Contents, Measure, Progress, Scope, audit};
+use super::{Audit, Contents, Measure, Outputs, Progress, Scope, Substituter, audit};
 use crate::client::Client;
 use crate::daemon::{Server, Settings};
 use crate::gate::Gate;
@@ -125,7 +125,7 @@ async fn audit_cache(folder: &Path, scope: Scope, contents: Contents) -> Audit {
 }
 
 async fn run(store: Arc<dyn Store>, scope: Scope, contents: Contents, policy: Policy) -> Audit {
-    let measure = Measure { policy: Arc::new(policy), contents, now: NOW };
+    let measure = Measure { policy: Arc::new(policy), substituters: Vec::new(), contents, now: NOW };
     audit(store, scope, measure, Arc::default()).await.expect("a store that answers")
 }
 
@@ -155,7 +155,7 @@ async fn signatures_are_counted_by_signer() {
         let lib = package("lib", 1, &[], signers);
         let app = package("app", 2, &[&lib], &["a", "b"]);
         let folder = cache(&[&lib, &app], |_, text| text);
-        for scope in [Scope::Closures(of(&app)), Scope::Everything] {
+        for scope in [Scope::Closures(of(&app), Outputs::LeaveOut), Scope::Everything] {
             let audit = audit_cache(folder.path(), scope, Contents::Read).await;
             assert_eq!(outcome(&audit), (bits, codes.iter().map(ToString::to_string).collect()), "{shows}");
             assert_eq!(
@@ -248,11 +248,11 @@ async fn what_is_missing_is_told_apart() {
     let lib = package("lib", 1, &[], &["a", "b"]);
     let app = package("app", 2, &[&lib], &["a", "b"]);
     let folder = cache(&[&app], |_, text| text);
-    for scope in [Scope::Paths(of(&app)), Scope::Closures(of(&app)), Scope::Everything] {
+    for scope in [Scope::Paths(of(&app)), Scope::Closures(of(&app), Outputs::LeaveOut), Scope::Everything] {
         let audit = audit_cache(folder.path(), scope.clone(), Contents::Read).await;
         assert_eq!(outcome(&audit), (2, vec!["app: missing-reference".to_owned()]), "{scope:?}");
     }
-    let audit = audit_cache(folder.path(), Scope::Closures(of(&lib)), Contents::Read).await;
+    let audit = audit_cache(folder.path(), Scope::Closures(of(&lib), Outputs::LeaveOut), Contents::Read).await;
     assert_eq!(outcome(&audit), (4, vec!["lib: invalid-path".to_owned()]), "nothing is known of what was asked for");
     std::fs::write(folder.path().join("00000000000000000000000000000000.narinfo"), "nonsense").expect("room");
     let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
@@ -283,10 +283,15 @@ async fn a_gate_and_its_directory_are_audited_alike() {
     for (store, times) in [(daemon.clone(), false), (Arc::new(cache) as Arc<dyn Store>, true)] {
         let audit = run(store.clone(), Scope::Everything, Contents::Read, policy("")).await;
         assert_eq!((outcome(&audit), audit.report.totals.stands), ((0, vec![]), 2));
-        let seen = audit.signatures.values().flatten().map(|signature| signature.first_seen.is_some());
+        let seen = audit
+            .facts
+            .iter()
+            .flatten()
+            .flat_map(|facts| &facts.signatures)
+            .map(|signature| signature.first_seen.is_some());
         assert_eq!(seen.collect::<Vec<_>>(), vec![times; 4], "only the directory tells when it saw a signature");
         let limit = policy(", not-after = 2099-01-01T00:00:00Z");
-        let over = run(store, Scope::Closures(of(&lib)), Contents::Read, limit).await;
+        let over = run(store, Scope::Closures(of(&lib), Outputs::LeaveOut), Contents::Read, limit).await;
         let expired = (2, vec!["lib: quorum-missing expired-key".to_owned()]);
         assert_eq!(outcome(&over), if times { (0, vec![]) } else { expired }, "the gate saw it before that");
     }
@@ -295,7 +300,7 @@ async fn a_gate_and_its_directory_are_audited_alike() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&nar, bytes).expect("the owner's right");
-    let audit = run(daemon, Scope::Closures(of(&app)), Contents::Read, policy("")).await;
+    let audit = run(daemon, Scope::Closures(of(&app), Outputs::LeaveOut), Contents::Read, policy("")).await;
     assert_eq!((audit.faults.bits(), audit.report.totals.fails), (1, 2), "{:?}", audit.report.causes);
     let _stops = stop.send(());
     serving.await.expect("no panic").expect("no error");
@@ -320,4 +325,51 @@ fn progress_is_counted() {
     progress.read(10);
     let now = progress.snapshot();
     assert_eq!((now.found, now.done, now.bytes), (2, 1, 10));
+}
+
+/// Other caches add the signatures that they have of the same contents, and no others.
+#[tokio::test]
+async fn signatures_of_other_stores_count_for_the_same_contents() {
+    let open = async |folder: &Path| {
+        let directory = Arc::new(Directory::existing(folder).expect("a directory"));
+        let cache = BinaryCache::open_existing(directory, Some(&StoreDir::default())).await;
+        Arc::new(cache.expect("a binary cache")) as Arc<dyn Store>
+    };
+    let lib = package("lib", 1, &[], &["a"]);
+    let same = package("lib", 1, &[], &["b", "x"]);
+    let nar = nar("another library");
+    let digest = digest_nar(&*nar, None).expect("a NAR");
+    let info = PathInfo { nar_hash: digest.nar_hash, nar_size: digest.nar_size, ..package("lib", 1, &[], &[]).info };
+    let different = Package { info, nar }.signed(&["b", "c"]);
+    let main = cache(&[&lib], |_, narinfo| narinfo);
+    let others = [
+        ("same", cache(&[&same], |_, narinfo| narinfo)),
+        ("different", cache(&[&different], |_, narinfo| narinfo)),
+        ("empty", cache(&[], |_, narinfo| narinfo)),
+        ("damaged", cache(&[&same], |_, narinfo| narinfo.replace("NarHash", "NarHush"))),
+    ];
+    let cases: [(&[&str], u8, &str); 6] = [
+        (&[], 2, "quorum-missing"),
+        (&["same"], 0, "unknown-key"),
+        (&["different"], 2, "quorum-missing conflict"),
+        (&["empty"], 2, "quorum-missing"),
+        (&["damaged"], 2, "quorum-missing unreachable"),
+        (&["different", "empty", "damaged", "same"], 0, "unknown-key conflict unreachable"),
+    ];
+    for (names, bits, codes) in cases {
+        let mut substituters = Vec::new();
+        for name in names {
+            let folder = &others.iter().find(|(other, _)| other == name).expect("one of them").1;
+            substituters.push(Substituter { uri: (*name).into(), store: open(folder.path()).await });
+        }
+        let policy = Arc::new(policy(""));
+        let measure = Measure { policy, substituters, contents: Contents::Read, now: NOW };
+        let store = open(main.path()).await;
+        let found = audit(store, Scope::Paths(of(&lib)), measure, Arc::default()).await.expect("stores that answer");
+        let said: Vec<&str> = found.report.paths[0].findings.iter().map(|finding| finding.code.as_str()).collect();
+        assert_eq!((found.faults.bits(), &*said.join(" ")), (bits, codes), "{names:?}");
+        let from = found.facts[0].iter().flat_map(|facts| &facts.signatures).filter_map(|made| made.from.as_deref());
+        let expected: &[&str] = if names.contains(&"same") { &["same", "same"] } else { &[] };
+        assert_eq!(from.collect::<Vec<_>>(), expected, "{names:?}");
+    }
 }

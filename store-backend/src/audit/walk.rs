@@ -1,6 +1,6 @@
 //! The way through a store: what it says of each path, and several contents at once behind that.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use policy::{Closure, Code, Finding, Node, Own};
@@ -8,9 +8,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use verifier::StorePath;
 
+use super::asking::{Gathered, ask};
+use super::outcome::Facts;
 use super::path::{PathAudit, audit_path};
-use super::{Audit, AuditError, Contents, Faults, Measure, Progress, SignatureReport};
-use crate::store::{History, Statement, Store};
+use super::{Audit, AuditError, Contents, Faults, Measure, Outputs, Progress};
+use crate::store::{History, Store};
 
 /// Paths that wait to be looked at, at most, before others are asked for.
 const MOST_WAITING: usize = 2_048;
@@ -24,8 +26,30 @@ const MAX_PATHS: usize = 2_000_000;
 /// Whether a path's references are gone through too.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum References {
-    Follow,
+    Follow(Outputs),
     CountOn,
+}
+
+/// A path to be looked at. Paths are shared: there are few, and they are named time and again.
+struct Work {
+    path: Arc<StorePath>,
+    references: Vec<Arc<StorePath>>,
+    gathered: Gathered,
+}
+
+impl Work {
+    fn of(path: StorePath, gathered: Gathered, known: &HashSet<Arc<StorePath>>) -> Self {
+        let shared = |path: &StorePath| known.get(path).cloned().unwrap_or_else(|| Arc::new(path.clone()));
+        let references = gathered.statement.info.references.iter().map(shared).collect();
+        Self { path: shared(&path), references, gathered }
+    }
+}
+
+/// A path that was looked at.
+struct Audited {
+    path: Arc<StorePath>,
+    references: Vec<Arc<StorePath>>,
+    audit: PathAudit,
 }
 
 /// An audit under way.
@@ -33,13 +57,15 @@ pub(super) struct Walk {
     store: Arc<dyn Store>,
     measure: Arc<Measure>,
     progress: Arc<Progress>,
-    works: JoinSet<Vec<PathAudit>>,
+    works: JoinSet<Vec<Audited>>,
     /// How many of them are at work at once.
     room: Arc<Semaphore>,
     /// Paths whose audit has begun and not ended.
     waiting: usize,
     nodes: Vec<Node>,
-    signatures: BTreeMap<StorePath, Vec<SignatureReport>>,
+    facts: HashMap<Arc<StorePath>, Facts>,
+    /// Those whose audit was asked for by name.
+    roots: BTreeSet<StorePath>,
     /// References that are counted on, where they are there.
     present: BTreeSet<StorePath>,
     notes: BTreeSet<String>,
@@ -61,7 +87,8 @@ impl Walk {
             room: Arc::new(Semaphore::new(at_once())),
             waiting: 0,
             nodes: Vec::new(),
-            signatures: BTreeMap::new(),
+            facts: HashMap::new(),
+            roots: BTreeSet::new(),
             present: BTreeSet::new(),
             notes,
             faults: Faults::default(),
@@ -70,16 +97,19 @@ impl Walk {
 
     /// Goes through these paths alone.
     pub(super) async fn paths(&mut self, paths: BTreeSet<StorePath>) -> Result<(), AuditError> {
+        self.roots.clone_from(&paths);
         self.go(&paths, References::CountOn).await?;
-        let references: BTreeSet<StorePath> = self.nodes.iter().flat_map(|node| node.references.clone()).collect();
+        let references = self.nodes.iter().flat_map(|node| &node.references);
+        let references: BTreeSet<StorePath> = references.map(|path| (**path).clone()).collect();
         let elsewhere: BTreeSet<StorePath> = references.difference(&paths).cloned().collect();
         self.present = self.store.valid_among(elsewhere).await?;
         Ok(())
     }
 
     /// Goes through these paths and all that they refer to.
-    pub(super) async fn closures(&mut self, paths: BTreeSet<StorePath>) -> Result<(), AuditError> {
-        self.go(&paths, References::Follow).await
+    pub(super) async fn closures(&mut self, paths: BTreeSet<StorePath>, outputs: Outputs) -> Result<(), AuditError> {
+        self.roots.clone_from(&paths);
+        self.go(&paths, References::Follow(outputs)).await
     }
 
     /// Goes through every path there is.
@@ -91,37 +121,41 @@ impl Walk {
         if unreadable > MAX_UNREADABLE {
             self.notes.insert(format!("{} more objects cannot be read", unreadable - MAX_UNREADABLE));
         }
-        self.go(&listed.paths, References::Follow).await
+        self.go(&listed.paths, References::Follow(Outputs::LeaveOut)).await
     }
 
     /// Judges what was found.
     pub(super) fn finish(self) -> Audit {
         let report = Closure::with_present(self.nodes, &self.present).judge();
-        Audit::new(report, self.signatures, self.notes, self.faults)
+        Audit::new(report, self.facts, &self.roots, self.notes, self.faults)
     }
 
     async fn go(&mut self, roots: &BTreeSet<StorePath>, references: References) -> Result<(), AuditError> {
         let pace = self.store.pace();
         let mut queue: VecDeque<StorePath> = roots.iter().cloned().collect();
-        let mut seen: HashSet<StorePath> = roots.iter().cloned().collect();
+        let mut seen: HashSet<Arc<StorePath>> = roots.iter().cloned().map(Arc::new).collect();
         let mut asked = JoinSet::new();
+        let outputs = match references {
+            References::Follow(outputs) => outputs,
+            References::CountOn => Outputs::LeaveOut,
+        };
         self.progress.found(queue.len());
         loop {
             while asked.len() < pace.at_once && self.waiting < MOST_WAITING && !queue.is_empty() {
                 let paths = queue.drain(..queue.len().min(pace.paths)).collect();
-                let store = self.store.clone();
-                asked.spawn(async move { store.statements(paths).await });
+                let (store, measure) = (self.store.clone(), self.measure.clone());
+                asked.spawn(async move { ask(&*store, &measure.substituters, paths, outputs).await });
             }
             tokio::select! {
                 Some(answers) = asked.join_next() => {
-                    let mut statements = Vec::new();
+                    let mut works = Vec::new();
                     for (path, answer) in answers? {
                         match answer {
-                            Ok(Some(statement)) => {
-                                if references == References::Follow {
-                                    self.follow(&statement, &mut seen, &mut queue);
+                            Ok(Some(gathered)) => {
+                                if matches!(references, References::Follow(_)) {
+                                    self.follow(&gathered, &mut seen, &mut queue);
                                 }
-                                statements.push(statement);
+                                works.push(Work::of(path, gathered, &seen));
                             }
                             // Of a path that only others name, the closure says that it is missing.
                             Ok(None) if !roots.contains(&path) => self.progress.done(1),
@@ -133,7 +167,7 @@ impl Walk {
                             Err(error) => self.unchecked(path, Finding::new(Code::MissingContent, error.to_string())),
                         }
                     }
-                    self.start(statements);
+                    self.start(works);
                 }
                 Some(done) = self.works.join_next() => self.take(done?),
                 else => return Ok(()),
@@ -142,14 +176,19 @@ impl Walk {
     }
 
     /// Puts what a path refers to on the list, where it is not yet.
-    fn follow(&mut self, statement: &Statement, seen: &mut HashSet<StorePath>, queue: &mut VecDeque<StorePath>) {
-        for reference in &statement.info.references {
+    fn follow(&mut self, gathered: &Gathered, seen: &mut HashSet<Arc<StorePath>>, queue: &mut VecDeque<StorePath>) {
+        if let Err(why) = &gathered.outputs {
+            self.faults.unchecked = true;
+            self.notes.insert(why.clone());
+        }
+        for reference in gathered.statement.info.references.iter().chain(gathered.outputs.iter().flatten()) {
             if seen.len() >= MAX_PATHS {
                 self.faults.unchecked = true;
                 self.notes.insert(format!("there are more than {MAX_PATHS} paths, and the rest was left unchecked"));
                 return;
             }
-            if seen.insert(reference.clone()) {
+            if !seen.contains(reference) {
+                seen.insert(Arc::new(reference.clone()));
                 self.progress.found(1);
                 queue.push_back(reference.clone());
             }
@@ -157,24 +196,24 @@ impl Walk {
     }
 
     /// Starts with the signatures and contents of some paths.
-    fn start(&mut self, statements: Vec<Statement>) {
-        for statement in &statements {
-            if let History::Closed(why) = &statement.history {
+    fn start(&mut self, works: Vec<Work>) {
+        for work in &works {
+            if let History::Closed(why) = &work.gathered.statement.history {
                 let note = format!(
                     "the times at which this store first saw signatures cannot be read ({why}): they count as seen now"
                 );
                 self.notes.insert(note);
             }
         }
-        self.waiting += statements.len();
+        self.waiting += works.len();
         // Contents take their time, each its own; signatures take so little that a task for each would take more.
         let each = match self.measure.contents {
             Contents::Read => 1,
-            Contents::Leave => statements.len().max(1),
+            Contents::Leave => works.len().max(1),
         };
-        let mut statements = statements.into_iter();
+        let mut works = works.into_iter();
         loop {
-            let some: Vec<Statement> = statements.by_ref().take(each).collect();
+            let some: Vec<Work> = works.by_ref().take(each).collect();
             if some.is_empty() {
                 return;
             }
@@ -183,8 +222,9 @@ impl Walk {
             self.works.spawn(async move {
                 let _room = room.acquire_owned().await;
                 let mut audits = Vec::with_capacity(some.len());
-                for statement in some {
-                    audits.push(audit_path(&*store, &measure, statement, progress.clone()).await);
+                for Work { path, references, gathered } in some {
+                    let audit = audit_path(&*store, &measure, gathered, progress.clone()).await;
+                    audits.push(Audited { path, references, audit });
                 }
                 audits
             });
@@ -192,19 +232,22 @@ impl Walk {
     }
 
     /// Takes what came of some paths.
-    fn take(&mut self, audits: Vec<PathAudit>) {
+    fn take(&mut self, audits: Vec<Audited>) {
         self.waiting -= audits.len();
         self.progress.done(audits.len());
-        for PathAudit { path, nodes, signatures, faults } in audits {
+        for Audited { path, references, audit } in audits {
+            let PathAudit { own, facts, faults } = audit;
             self.faults |= faults;
-            self.nodes.extend(nodes);
-            self.signatures.insert(path, signatures);
+            for own in own {
+                self.nodes.push(Node { path: path.clone(), references: references.clone(), own });
+            }
+            self.facts.insert(path, facts);
         }
     }
 
     fn unchecked(&mut self, path: StorePath, finding: Finding) {
         self.faults.unchecked = true;
-        self.nodes.push(Node { path, references: Vec::new(), own: Own::unchecked(finding) });
+        self.nodes.push(Node { path: Arc::new(path), references: Vec::new(), own: Own::unchecked(finding) });
         self.progress.done(1);
     }
 }

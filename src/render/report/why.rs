@@ -1,0 +1,102 @@
+//! The shortest way from what somebody asked for to a path that does not stand.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use policy::{PathReport, Report, Standing};
+use serde_json::json;
+use store_backend::audit::Audit;
+use verifier::StorePath;
+
+use super::{Subject, written};
+use crate::command::CommandError;
+use crate::render::{Format, Paint, paint};
+
+/// Shows how a path comes to be in a closure: the shortest chain of references from a root to it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn why(audit: &Audit, subject: &Subject<'_>, path: &StorePath, format: Format) -> Result<ExitCode, CommandError> {
+    let report = &audit.report;
+    let target = report.place_of(path);
+    let places = target.and_then(|target| chain(report, &audit.roots, target));
+    let mut out = io::stdout().lock();
+    let found = ExitCode::from(u8::from(places.is_none()));
+    let result = match (format, places) {
+        (Format::Json, places) => {
+            let step = |place: &usize| {
+                let PathReport { path, standing, findings, .. } = &report.paths[*place];
+                json!({ "path": path.to_basename(), "standing": standing, "findings": findings })
+            };
+            let chain: Option<Vec<_>> = places.map(|places| places.iter().map(step).collect());
+            serde_json::to_writer_pretty(&mut out, &json!({ "path": path.to_basename(), "chain": chain }))
+                .map_err(io::Error::from)
+                .and_then(|()| out.write_all(b"\n"))
+        }
+        (Format::Text, Some(places)) => put_places(&mut out, report, subject, &places, ""),
+        (Format::Text, None) => {
+            writeln!(out, "{}: nothing that was asked about refers to it", subject.render(path))
+        }
+    };
+    written(result, "standard output").map(|_| found)
+}
+
+/// Writes the shortest chain from one of some places to another one, if there is one.
+pub(super) fn put_chain(
+    out: &mut impl Write,
+    audit: &Audit,
+    subject: &Subject<'_>,
+    from: &[usize],
+    to: usize,
+    indent: &str,
+) -> io::Result<()> {
+    match chain(&audit.report, from, to) {
+        Some(places) => put_places(out, &audit.report, subject, &places, indent),
+        None => Ok(()),
+    }
+}
+
+fn put_places(
+    out: &mut impl Write,
+    report: &Report,
+    subject: &Subject<'_>,
+    places: &[usize],
+    indent: &str,
+) -> io::Result<()> {
+    for (step, place) in places.iter().enumerate() {
+        let PathReport { path, standing, findings, .. } = &report.paths[*place];
+        let own = match (standing, findings.first()) {
+            (Standing::Stands, _) => paint(Paint::Good, "stands"),
+            (_, None) => "does not stand because of what it refers to".to_owned(),
+            (Standing::Unchecked, Some(finding)) => format!("{}: {finding}", paint(Paint::Doubt, "unchecked")),
+            (Standing::Fails, Some(finding)) => format!("{}: {finding}", paint(Paint::Bad, "fails")),
+        };
+        let arrow = if step == 0 { String::new() } else { format!("{}└─ ", "   ".repeat((step - 1).min(20))) };
+        writeln!(out, "{indent}{arrow}{} {own}", subject.render(path))?;
+    }
+    Ok(())
+}
+
+/// Returns the shortest chain of references from one of some places to another one; none if there is none. Of several, the
+/// one that is first in the order of paths.
+fn chain(report: &Report, from: &[usize], to: usize) -> Option<Vec<usize>> {
+    let mut before: Vec<Option<usize>> = vec![None; report.paths.len()];
+    let mut seen = vec![false; report.paths.len()];
+    let mut queue: VecDeque<usize> = from.iter().copied().collect();
+    from.iter().for_each(|place| seen[*place] = true);
+    while let Some(place) = queue.pop_front() {
+        if place == to {
+            let mut chain: Vec<usize> = std::iter::successors(Some(to), |place| before[*place]).collect();
+            chain.reverse();
+            return Some(chain);
+        }
+        for reference in report.paths[place].references.iter().map(|reference| *reference as usize) {
+            if !std::mem::replace(&mut seen[reference], true) {
+                before[reference] = Some(place);
+                queue.push_back(reference);
+            }
+        }
+    }
+    None
+}
