@@ -1,136 +1,17 @@
 //! `nix-quorum verify`, as people and programs see it: a small store with one thing wrong in each corner.
 
-use std::collections::BTreeSet;
-use std::fmt::Write as _;
+mod world;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use nix_archive::nar::{Node, encode_tree};
 use store_backend::client::Client;
-use store_backend::store::hash_part_of;
-use tempfile::TempDir;
-use verifier::{
-    AddressRequest, ContentAddress, ContentAddressMethod, HashAlgorithm, KeyName, PathInfo, SecretKey, StoreDir,
-    StorePath, digest_nar,
-};
+use verifier::StoreDir;
+use world::{key, package, quorum, world, write};
 
 /// How long a gate may take until it listens.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A key that is the same each time.
-fn key(name: &str) -> SecretKey {
-    let seed = name.bytes().next().expect("keys have names");
-    SecretKey::from_seed(KeyName::new(name).expect("a key's name"), &[seed; 32])
-}
-
-struct Package {
-    info: PathInfo,
-    nar: Vec<u8>,
-}
-
-fn nar(text: &str) -> Vec<u8> {
-    let mut nar = Vec::new();
-    encode_tree(&mut nar, &Node::Regular { executable: false, contents: text.as_bytes() }).expect("one file");
-    nar
-}
-
-/// A path that holds its name, signed by these keys.
-fn package(number: u8, name: &str, references: &[&Package], keys: &[&str]) -> Package {
-    let nar = nar(name);
-    let digest = digest_nar(&*nar, None).expect("a NAR");
-    let mut info = PathInfo {
-        path: StorePath::from_parts([number; 20], name).expect("a store path"),
-        deriver: None,
-        nar_hash: digest.nar_hash,
-        nar_size: digest.nar_size,
-        references: references.iter().map(|package| package.info.path.clone()).collect(),
-        registration_time: 0,
-        ultimate: false,
-        signatures: BTreeSet::new(),
-        content_address: None,
-    };
-    let fingerprint = info.fingerprint(&StoreDir::default()).expect("a size");
-    info.signatures = keys.iter().map(|name| key(name).sign(&fingerprint).to_string()).collect();
-    Package { info, nar }
-}
-
-/// A path that nobody signed, whose content address is of one text while it holds perhaps another.
-fn addressed(method: ContentAddressMethod, name: &str, says: &str, holds: &str) -> Package {
-    let request = AddressRequest { method, algorithm: HashAlgorithm::Sha256, own_hash_part: None };
-    let digest = digest_nar(&*nar(says), Some(&request)).expect("a NAR");
-    let address = ContentAddress::new(digest.address.expect("one file has every address"));
-    let mut package = package(0, holds, &[], &[]);
-    let made = address.make_path(&StoreDir::default(), name, &BTreeSet::new(), false);
-    package.info.path = made.expect("a path without references");
-    package.info.content_address = Some(address);
-    package
-}
-
-fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    let place = folder.join(name);
-    std::fs::create_dir_all(place.parent().expect("a folder")).expect("room for a folder");
-    std::fs::write(place, bytes).expect("room for a file");
-}
-
-fn put(folder: &Path, package: &Package) {
-    let info = &package.info;
-    let url = format!("nar/{}.nar", info.nar_hash.to_nix32());
-    let references: Vec<String> = info.references.iter().map(StorePath::to_basename).collect();
-    let mut narinfo = format!(
-        "StorePath: {}\nURL: {url}\nCompression: none\nNarHash: {}\nNarSize: {}\nReferences: {}\n",
-        full(package),
-        info.nar_hash,
-        info.nar_size,
-        references.join(" ")
-    );
-    info.signatures.iter().for_each(|signature| narinfo += &format!("Sig: {signature}\n"));
-    info.content_address.iter().for_each(|address| narinfo += &format!("CA: {address}\n"));
-    write(folder, &url, &package.nar);
-    write(folder, &format!("{}.narinfo", hash_part_of(&info.path)), narinfo);
-}
-
-fn full(package: &Package) -> String {
-    StoreDir::default().render_path(&package.info.path)
-}
-
-/// A policy that wants two of three, and a binary cache in which most things are wrong.
-fn world() -> TempDir {
-    let folder = tempfile::tempdir().expect("a directory");
-    let place = folder.path();
-    let mut policy = "version = 7\n".to_owned();
-    for (signer, name) in [("ann", "a-1"), ("bob", "b-1"), ("cid", "c-1")] {
-        let _ = write!(policy, "[signers.{signer}]\nkeys = [\"{}\"]\n", key(name).public());
-    }
-    policy += "[groups]\nbuilders = [\"ann\", \"bob\", \"cid\"]\n[default]\n";
-    write(place, "policy.toml", policy + "require = { at-least = 2, of = \"builders\" }\n");
-    let cache = place.join("cache");
-    write(&cache, "nix-cache-info", "StoreDir: /nix/store\n");
-    let library = package(1, "library", &[], &["a-1", "b-1"]);
-    let program = package(2, "program", &[&library], &["b-1", "c-1"]);
-    let lonely = package(3, "lonely", &[], &["a-1", "x-1"]);
-    let damaged = package(4, "damaged", &[], &["a-1", "b-1"]);
-    let victim = package(5, "victim", &[&damaged, &lonely], &["a-1", "b-1"]);
-    let absent = package(6, "absent", &[], &[]);
-    let orphan = package(7, "orphan", &[&absent], &["a-1", "b-1"]);
-    let source = addressed(ContentAddressMethod::Nar, "source", "source", "source");
-    let text = addressed(ContentAddressMethod::Flat, "text", "text", "text");
-    let liar = addressed(ContentAddressMethod::Nar, "liar", "truth", "lie");
-    for package in [&library, &program, &lonely, &damaged, &victim, &orphan, &source, &text, &liar] {
-        put(&cache, package);
-    }
-    write(&cache, &format!("nar/{}.nar", damaged.info.nar_hash.to_nix32()), nar("demagad"));
-    std::os::unix::fs::symlink(full(&program), place.join("result")).expect("a link");
-    folder
-}
-
-/// The program, where it sees nothing of the machine's configuration.
-fn quorum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nix-quorum"));
-    write(folder, "config.toml", "");
-    command.args(arguments).current_dir(folder).env_clear().env("NIX_QUORUM_CONFIG", folder.join("config.toml"));
-    command
-}
 
 /// What a person sees: the command, what it prints, and its exit code.
 fn shown(folder: &Path, arguments: &[&str]) -> String {

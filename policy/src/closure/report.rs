@@ -91,6 +91,8 @@ pub struct PathReport {
     pub path: Arc<StorePath>,
     /// How it stands, with all that it refers to.
     pub standing: Standing,
+    /// How it stands by itself.
+    pub own: Standing,
     /// What was noticed about the path itself.
     pub findings: Vec<Finding>,
     /// The signers whose votes count.
@@ -157,6 +159,7 @@ pub(super) fn assemble(
         paths.push(PathReport {
             path: path.clone(),
             standing,
+            own: own.standing,
             findings: own.findings,
             signers: own.signers,
             references: references_of(graph, place),

@@ -50,7 +50,7 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>, 
             put_chain(out, audit, subject, &[place], target, "    ")?;
         }
     }
-    let named = others.len() + usize::from(found.causes.contains(&found.path));
+    let named = others.len() + usize::from(found.own != Standing::Stands);
     if found.causes_total > named {
         writeln!(out, "  and because of {}", count(found.causes_total - named, "other path"))?;
     }

@@ -10,10 +10,9 @@ use super::Subject;
 
 pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) -> io::Result<()> {
     let report = &audit.report;
-    let count = |wanted: Standing| {
-        report.paths.iter().filter(|path| path.standing == wanted).filter(|path| cause(path) == Cause::Own).count()
-    };
-    let below = report.paths.iter().filter(|path| cause(path) == Cause::Others).count();
+    let count = |own: Standing| report.paths.iter().filter(|path| path.own == own).count();
+    let below = |path: &&PathReport| path.own == Standing::Stands && path.standing != Standing::Stands;
+    let below = report.paths.iter().filter(below).count();
     let counts = format!(
         "tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{below}\"",
         report.totals.paths,
@@ -34,34 +33,15 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
     writeln!(out, "  </testsuite>\n</testsuites>")
 }
 
-/// Why a path does not stand.
-#[derive(PartialEq, Eq)]
-enum Cause {
-    None,
-    Own,
-    Others,
-}
-
-fn cause(path: &PathReport) -> Cause {
-    match path.standing {
-        Standing::Stands => Cause::None,
-        _ if path.causes.contains(&path.path) => Cause::Own,
-        _ => Cause::Others,
-    }
-}
-
 fn put_test(out: &mut impl Write, path: &PathReport, subject: &Subject<'_>) -> io::Result<()> {
     let name = escaped(&subject.render(&path.path));
     write!(out, "    <testcase classname=\"nix-quorum.verify\" name=\"{name}\"")?;
     let findings: Vec<String> = path.findings.iter().map(ToString::to_string).collect();
-    let (tag, message) = match (cause(path), path.standing) {
-        (Cause::None, _) => {
-            writeln!(out, "/>")?;
-            return Ok(());
-        }
-        (Cause::Own, Standing::Unchecked) => ("error", findings.join("; ")),
-        (Cause::Own, _) => ("failure", findings.join("; ")),
-        (Cause::Others, _) => {
+    let (tag, message) = match (path.own, path.standing) {
+        (Standing::Stands, Standing::Stands) => return writeln!(out, "/>"),
+        (Standing::Unchecked, _) => ("error", findings.join("; ")),
+        (Standing::Fails, _) => ("failure", findings.join("; ")),
+        (Standing::Stands, _) => {
             let causes: Vec<String> = path.causes.iter().map(|cause| subject.render(cause)).collect();
             ("skipped", format!("it does not stand because of {}", causes.join(", ")))
         }

@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::look::Look;
 
+/// Most layers in which paths are drawn together: neighbouring ones of a deeper closure count as one.
+const COLUMNS: u32 = 60;
+
 /// Paths of one layer that look alike.
 #[derive(Serialize)]
 pub(super) struct Cell {
@@ -42,7 +45,9 @@ pub(super) fn layers(report: &Report) -> Vec<u32> {
 
 /// Puts paths of one layer together that look alike, and counts the references between these.
 pub(super) fn cells(report: &Report, layers: &[u32]) -> (Vec<Cell>, Vec<(usize, usize, usize)>) {
-    let key = |place: usize| (layers[place], Look::of(&report.paths[place]));
+    let depth = layers.iter().max().map_or(1, |last| last + 1);
+    let column = |layer: u32| if depth > COLUMNS { layer * COLUMNS / depth } else { layer };
+    let key = |place: usize| (column(layers[place]), Look::of(&report.paths[place]));
     let mut counts: BTreeMap<(u32, Look), usize> = BTreeMap::new();
     (0..layers.len()).for_each(|place| *counts.entry(key(place)).or_default() += 1);
     let at: BTreeMap<(u32, Look), usize> = counts.keys().copied().zip(0..).collect();

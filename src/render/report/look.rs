@@ -24,18 +24,14 @@ pub(super) enum Look {
 impl Look {
     pub(super) fn of(path: &PathReport) -> Self {
         let has = |codes: &[Code]| path.findings.iter().any(|finding| codes.contains(&finding.code));
-        let by_itself = path.causes.contains(&path.path);
-        match path.standing {
-            Standing::Fails
-                if by_itself && has(&[Code::ContentMismatch, Code::MissingContent, Code::FalseContentAddress]) =>
-            {
-                Self::Corrupted
-            }
+        let damage = [Code::ContentMismatch, Code::MissingContent, Code::FalseContentAddress];
+        match (path.own, path.standing) {
+            (Standing::Fails, _) if has(&damage) => Self::Corrupted,
             _ if has(&[Code::Conflict]) => Self::Conflicting,
-            Standing::Stands => Self::Stands,
-            _ if !by_itself => Self::Below,
-            Standing::Unchecked => Self::Unchecked,
-            Standing::Fails => Self::Short,
+            (Standing::Fails, _) => Self::Short,
+            (Standing::Unchecked, _) => Self::Unchecked,
+            (Standing::Stands, Standing::Stands) => Self::Stands,
+            (Standing::Stands, _) => Self::Below,
         }
     }
 }

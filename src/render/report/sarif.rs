@@ -101,10 +101,9 @@ impl Results<'_> {
 
 /// What stands in the way is an error, or a warning where it could not be checked; what is noticed besides is a note.
 fn level(path: &PathReport, first: bool) -> &'static str {
-    let by_itself = path.causes.contains(&path.path);
-    match path.standing {
-        Standing::Fails if first && by_itself => "error",
-        Standing::Unchecked if first && by_itself => "warning",
+    match path.own {
+        Standing::Fails if first => "error",
+        Standing::Unchecked if first => "warning",
         _ => "note",
     }
 }

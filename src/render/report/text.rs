@@ -96,7 +96,7 @@ fn put_causes(out: &mut impl Write, report: &Report, subject: &Subject<'_>) -> i
 /// By cause, the other paths that do not stand because of it; each below one cause alone, the first of its own.
 fn dependents(report: &Report) -> BTreeMap<&StorePath, Vec<&PathReport>> {
     let mut dependents: BTreeMap<&StorePath, Vec<&PathReport>> = BTreeMap::new();
-    for path in report.paths.iter().filter(|path| !path.causes.contains(&path.path)) {
+    for path in report.paths.iter().filter(|path| path.own == Standing::Stands) {
         if let Some(cause) = path.causes.first() {
             dependents.entry(cause).or_default().push(path);
         }

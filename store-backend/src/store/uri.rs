@@ -108,7 +108,7 @@ impl StoreUri {
                 parameters.nothing_else(&[])?;
                 Ok(Self { kind: Kind::Cache(Place::parse(path)?), store_dir: None })
             }
-            path if path.contains('/') || path.starts_with('.') => local(parameters, path),
+            path if path.contains('/') || Path::new(path).is_dir() => local(parameters, path),
             _ => Err(StoreUriError::Kind(uri.to_owned())),
         }
     }
