@@ -6,18 +6,24 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ed25519_dalek::SigningKey;
+use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
 use nix_archive::nar::{Node, encode_tree};
+use sha2::Sha512;
 use store_backend::store::hash_part_of;
 use tempfile::TempDir;
 use verifier::{
-    AddressRequest, ContentAddress, ContentAddressMethod, HashAlgorithm, KeyName, PathInfo, SecretKey, StoreDir,
-    StorePath, digest_nar,
+    AddressRequest, ContentAddress, ContentAddressMethod, HashAlgorithm, KeyName, PathInfo, SecretKey, Signature,
+    StoreDir, StorePath, digest_nar,
 };
 
 /// A key that is the same each time.
 pub fn key(name: &str) -> SecretKey {
-    let seed = name.bytes().next().expect("keys have names");
-    SecretKey::from_seed(KeyName::new(name).expect("a key's name"), &[seed; 32])
+    SecretKey::from_seed(KeyName::new(name).expect("a key's name"), &[seed(name); 32])
+}
+
+fn seed(name: &str) -> u8 {
+    name.bytes().next().expect("keys have names")
 }
 
 /// A path on its way into a cache.
@@ -59,14 +65,44 @@ pub fn package(number: u32, name: &str, references: &[&Package], keys: &[&str]) 
         signatures: BTreeSet::new(),
         content_address: None,
     };
-    let fingerprint = info.fingerprint(&StoreDir::default()).expect("a size");
-    info.signatures = keys.iter().map(|name| key(name).sign(&fingerprint).to_string()).collect();
+    info.signatures = keys.iter().map(|name| signed(&info, name)).collect();
     Package { info, nar }
 }
 
+/// Returns the signature by a key.
+pub fn signed(info: &PathInfo, name: &str) -> String {
+    let fingerprint = info.fingerprint(&StoreDir::default()).expect("a size");
+    key(name).sign(&fingerprint).to_string()
+}
+
+/// Returns another signature by a key over the same, made with another nonce.
+pub fn signed_again(info: &PathInfo, name: &str) -> String {
+    let fingerprint = info.fingerprint(&StoreDir::default()).expect("a size");
+    let signing = SigningKey::from_bytes(&[seed(name); 32]);
+    let mut expanded = ExpandedSecretKey::from(&signing.to_bytes());
+    expanded.hash_prefix = [0xA5; 32];
+    let made = raw_sign::<Sha512>(&expanded, fingerprint.as_bytes(), &signing.verifying_key());
+    Signature::new(KeyName::new(name).expect("a key's name"), made.to_bytes()).to_string()
+}
+
 /// A path that nobody signed, whose content address is of one text while it holds perhaps another.
-fn addressed(method: ContentAddressMethod, name: &str, says: &str, holds: &str) -> Package {
-    let request = AddressRequest { method, algorithm: HashAlgorithm::Sha256, own_hash_part: None };
+pub fn addressed(method: ContentAddressMethod, name: &str, says: &str, holds: &str) -> Package {
+    with_address(HashAlgorithm::Sha256, method, name, says, holds)
+}
+
+/// A path that nobody signed, with a content address by some algorithm.
+pub fn addressed_by(algorithm: HashAlgorithm, method: ContentAddressMethod, name: &str, holds: &str) -> Package {
+    with_address(algorithm, method, name, holds, holds)
+}
+
+fn with_address(
+    algorithm: HashAlgorithm,
+    method: ContentAddressMethod,
+    name: &str,
+    says: &str,
+    holds: &str,
+) -> Package {
+    let request = AddressRequest { method, algorithm, own_hash_part: None };
     let digest = digest_nar(&*nar(says), Some(&request)).expect("a NAR");
     let address = ContentAddress::new(digest.address.expect("one file has every address"));
     let mut package = package(0, holds, &[], &[]);
