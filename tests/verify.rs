@@ -118,6 +118,60 @@ fn what_cannot_be_checked_exits_with_4() {
     insta::assert_snapshot!("unusable", text);
 }
 
+#[test]
+fn an_audit_goes_on_where_it_was() {
+    let folder = world();
+    let place = folder.path();
+    let verify =
+        |options: &[&str]| shown(place, &[&POLICY[..], &["--all", "--json", "--since", "log"], options].concat());
+    let count = |report: &str, what: &str| {
+        let line = report.lines().find(|line| line.contains(what)).expect("a number");
+        line.trim().trim_start_matches(what).trim_end_matches(',').parse::<u64>().expect("a number")
+    };
+    let first = verify(&[]);
+    let log = std::fs::read_to_string(place.join("log")).expect("a log");
+    // Neither what is damaged nor what is no file of its address is noted.
+    assert_eq!(log.lines().count(), 1 + 7, "{log}");
+    let second = verify(&[]);
+    assert!(
+        second.contains("the contents of 7 paths were read by earlier audits since NOW, says log, and not again"),
+        "{second}"
+    );
+    assert_eq!((count(&first, "\"bytesRead\": "), count(&second, "\"bytesRead\": ")), (9 * 120, 2 * 120));
+    let without = |report: &str| -> String {
+        let lines = report.lines().filter(|line| {
+            !line.contains("bytesRead")
+                && !line.contains("earlier audits")
+                && !line.contains("\"notes\"")
+                && *line != "  ],"
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(without(&first), without(&second), "and nothing else is different");
+    // Broken off in the middle of a line: the rest counts.
+    let cut = log.len() - 20;
+    std::fs::write(place.join("log"), &log[..cut]).expect("room for a log");
+    assert_eq!(count(&verify(&[]), "\"bytesRead\": "), 3 * 120);
+    assert_eq!(std::fs::read_to_string(place.join("log")).expect("a log").lines().count(), 1 + 7);
+    // A path with other contents than were read is read.
+    let other = package(1, "library", &[], &["a-1", "b-1", "c-1"]);
+    let renamed = log.replace(&other.info.nar_hash.to_string(), &package(77, "x", &[], &[]).info.nar_hash.to_string());
+    std::fs::write(place.join("log"), renamed).expect("room for a log");
+    assert_eq!(count(&verify(&[]), "\"bytesRead\": "), 3 * 120);
+    // What is no such log is left as it is.
+    for (text, says) in [
+        ("[signers.a]\n", "this is no log of what an audit has read"),
+        ("no line's end", "this is no log of what an audit has read"),
+        (&*log.replace("\"store\":\"cache\"", "\"store\":\"other\""), "this is about other, not about cache"),
+        (&*log.replace("-library", "/library"), "log, line "),
+    ] {
+        std::fs::write(place.join("log"), text).expect("room for a log");
+        let said = verify(&[]);
+        assert!(said.contains(says) && said.ends_with("(exit code 4)\n\n"), "{said}");
+        assert_eq!(std::fs::read_to_string(place.join("log")).expect("a log"), text);
+    }
+}
+
 /// A gate that runs until it is dropped.
 struct Gate(Child);
 

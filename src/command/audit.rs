@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use policy::Policy;
-use store_backend::audit::{Audit, Contents, Measure, Outputs, Progress, Scope, Substituter, audit};
+use store_backend::audit::{Audit, Contents, Measure, Outputs, Progress, ReadingLog, Scope, Substituter, audit};
 use store_backend::store::{Installable, Meaning, Store, StoreUri};
 use verifier::{StoreDir, StorePath, Timestamp};
 
@@ -157,9 +157,15 @@ pub async fn resolve(
 
 impl Opened {
     /// Audits paths, and shows meanwhile on a terminal how far that has come.
-    pub async fn audit(&self, scope: Scope, contents: Contents) -> Result<Finished, CommandError> {
+    pub async fn audit(
+        &self,
+        scope: Scope,
+        contents: Contents,
+        read_before: Option<ReadingLog>,
+    ) -> Result<Finished, CommandError> {
         let (policy, substituters) = (self.policy.clone(), self.substituters.clone());
-        let measure = Measure { policy, substituters, contents, now: self.now };
+        let read_before = read_before.map(Arc::new);
+        let measure = Measure { policy, substituters, contents, read_before, now: self.now };
         let progress = Arc::new(Progress::default());
         let auditing = audit(self.store.clone(), scope, measure, progress.clone());
         let audit = render::with_progress(auditing, &progress).await?;

@@ -2,7 +2,7 @@ use std::io;
 use std::process::ExitCode;
 
 use policy::{AuthorityError, KeysError, PolicyErrors};
-use store_backend::audit::AuditError;
+use store_backend::audit::{AuditError, ReadingLogError};
 use store_backend::daemon::ServeError;
 use store_backend::gate::{GateError, LogError};
 use store_backend::object::ObjectError;
@@ -66,6 +66,9 @@ pub enum CommandError {
     /// What was named leads to no path.
     #[error(transparent)]
     Installable(#[from] InstallableError),
+    /// What earlier audits have read is not known.
+    #[error(transparent)]
+    ReadingLog(#[from] ReadingLogError),
     /// A store could not be audited.
     #[error(transparent)]
     Audit(#[from] AuditError),

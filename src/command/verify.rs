@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use store_backend::audit::Contents;
+use store_backend::audit::{Contents, ReadingLog};
 use store_backend::store::store_path_of;
 
 use super::audit::{Against, Finished, Which};
@@ -24,6 +24,10 @@ pub struct Arguments {
     /// Check signatures alone, and leave contents unread.
     #[arg(long)]
     no_contents: bool,
+    /// Do not read contents again that this file says were read, and note in it those that are: so an audit that was broken off goes
+    /// on where it was.
+    #[arg(long, value_name = "LOG", conflicts_with = "no_contents")]
+    since: Option<PathBuf>,
     /// The form of the report.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: ReportFormat,
@@ -51,7 +55,9 @@ async fn verify(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let explained = arguments.explain.as_deref().map(|path| store_path_of(path, store_dir)).transpose()?;
     let contents = if arguments.no_contents { Contents::Leave } else { Contents::Read };
     let scope = arguments.which.scope(&*opened.store).await?;
-    let Finished { audit, read } = opened.audit(scope, contents).await?;
+    let log = |path: &PathBuf| ReadingLog::open(path, &arguments.against.store);
+    let log = arguments.since.as_ref().map(log).transpose()?;
+    let Finished { audit, read } = opened.audit(scope, contents, log).await?;
     let subject = Subject {
         store: &arguments.against.store,
         substituters: &arguments.against.substituters,

@@ -38,7 +38,7 @@ async fn why(arguments: Arguments) -> Result<ExitCode, CommandError> {
         true => Scope::Everything,
         false => Scope::Closures(resolve(&arguments.roots, &*opened.store, Meaning::Paths).await?, Outputs::LeaveOut),
     };
-    let Finished { mut audit, read } = opened.audit(scope, Contents::Leave).await?;
+    let Finished { mut audit, read } = opened.audit(scope, Contents::Leave, None).await?;
     if arguments.roots.is_empty() {
         audit.roots = audit.report.tops();
     }

@@ -9,6 +9,7 @@ mod files;
 mod outcome;
 mod path;
 mod progress;
+mod reading_log;
 mod signatures;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use verifier::{StorePath, Timestamp};
 
 pub use outcome::{Audit, Facts, Faults};
 pub use progress::{Progress, Snapshot};
+pub use reading_log::{ReadingLog, ReadingLogError};
 pub use signatures::SignatureReport;
 
 use crate::store::{Store, StoreError};
@@ -87,6 +89,8 @@ pub struct Measure {
     pub substituters: Vec<Substituter>,
     /// Whether contents are read.
     pub contents: Contents,
+    /// What earlier audits have read, which is not read again.
+    pub read_before: Option<Arc<ReadingLog>>,
     /// The present.
     pub now: Timestamp,
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use policy::{Address, Code, Finding, Strength};
 use tokio::task::spawn_blocking;
 use verifier::{
-    AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir, digest_nar,
+    AddressProof, AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir,
+    digest_nar,
 };
 
 use super::Progress;
@@ -17,6 +18,8 @@ use crate::store::{Nar, ReadNar, Statement, Store, StoreError};
 /// What is known of a path's contents and of its content address.
 pub(super) struct Checked {
     pub(super) address: Address,
+    /// What the bytes say of it, where they were read.
+    pub(super) proof: AddressProof,
     /// What is wrong.
     pub(super) failures: Vec<Finding>,
     /// Why it is not known whether something is wrong.
@@ -27,7 +30,7 @@ pub(super) struct Checked {
 /// other; any other address is a claim.
 pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked {
     let Some(address) = &info.content_address else {
-        return Checked { address: Address::None, failures: Vec::new(), unchecked: None };
+        return Checked::unread(Address::None);
     };
     if let Err(error) = address.check_path(store_dir, info) {
         return Checked::false_address(error.to_string());
@@ -36,10 +39,10 @@ pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked 
         && address.algorithm() == HashAlgorithm::Sha256
         && !info.references.contains(&info.path);
     if !plain {
-        return Checked { address: Address::claimed(info), failures: Vec::new(), unchecked: None };
+        return Checked::unread(Address::claimed(info));
     }
     if address.hash().hash().digest_as_bytes() == info.nar_hash.as_bytes() {
-        Checked { address: Address::Proven(Strength::of(address)), failures: Vec::new(), unchecked: None }
+        Checked::unread(Address::Proven(Strength::of(address)))
     } else {
         Checked::false_address(format!("the address says {address}, the NAR hash is {}", info.nar_hash))
     }
@@ -49,8 +52,8 @@ pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked 
 pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, progress: Arc<Progress>) -> Checked {
     let info = &statement.info;
     let claimed = Address::claimed(info);
-    let failed = |finding| Checked { address: claimed, failures: vec![finding], unchecked: None };
-    let unchecked = |finding| Checked { address: claimed, failures: Vec::new(), unchecked: Some(finding) };
+    let failed = |finding| Checked { failures: vec![finding], ..Checked::unread(claimed) };
+    let unchecked = |finding| Checked { unchecked: Some(finding), ..Checked::unread(claimed) };
     let missing = |why: String| Finding::new(Code::MissingContent, why);
     let nar = match store.open_nar(statement).await {
         Ok(Some(nar)) => nar,
@@ -96,7 +99,7 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
 /// Compares the content address with the bytes, which are those that are vouched for.
 fn check_address(store_dir: &StoreDir, info: &PathInfo, digest: &NarDigest) -> Checked {
     match digest.prove_address(store_dir, info) {
-        Ok(proof) => Checked { address: Address::proven(info, proof), failures: Vec::new(), unchecked: None },
+        Ok(proof) => Checked { proof, ..Checked::unread(Address::proven(info, proof)) },
         Err(error) => Checked::false_address(error.to_string()),
     }
 }
@@ -105,7 +108,12 @@ impl Checked {
     /// An address that is false stands for nothing.
     fn false_address(why: String) -> Self {
         let failures = vec![Finding::new(Code::FalseContentAddress, why)];
-        Self { address: Address::None, failures, unchecked: None }
+        Self { failures, ..Self::unread(Address::None) }
+    }
+
+    /// What is known without the bytes, where nothing is wrong with it.
+    fn unread(address: Address) -> Self {
+        Self { address, proof: AddressProof::None, failures: Vec::new(), unchecked: None }
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) async fn audit_path(
             return PathAudit { own: vec![Own::unchecked(finding)], facts, faults };
         }
     };
-    let Checked { address, failures, mut unchecked } = match measure.contents {
-        Contents::Read => check_contents(store, &statement, progress).await,
+    let Checked { address, failures, mut unchecked, .. } = match measure.contents {
+        Contents::Read => read_contents(store, measure, &statement, progress).await,
         Contents::Leave => check_statement(store.store_dir(), info),
     };
     let mut notes: Vec<Finding> =
@@ -84,6 +84,27 @@ pub(super) async fn audit_path(
     own.extend(unchecked.map(Own::unchecked));
     facts.signatures = report(&evidence, &sources, policy.keyring());
     PathAudit { own, facts, faults }
+}
+
+/// Reads the contents, unless an earlier audit has.
+async fn read_contents(
+    store: &dyn Store,
+    measure: &Measure,
+    statement: &Statement,
+    progress: Arc<Progress>,
+) -> Checked {
+    let Some(log) = &measure.read_before else {
+        return check_contents(store, statement, progress).await;
+    };
+    let info = &statement.info;
+    if let Some(proof) = log.find(info) {
+        return Checked { address: Address::proven(info, proof), proof, failures: Vec::new(), unchecked: None };
+    }
+    let checked = check_contents(store, statement, progress).await;
+    if checked.failures.is_empty() && checked.unchecked.is_none() {
+        log.note(info, checked.proof, measure.now);
+    }
+    checked
 }
 
 /// Says whether signatures about the one are about the other: the fingerprint has these, and nothing else.

@@ -125,7 +125,7 @@ async fn audit_cache(folder: &Path, scope: Scope, contents: Contents) -> Audit {
 }
 
 async fn run(store: Arc<dyn Store>, scope: Scope, contents: Contents, policy: Policy) -> Audit {
-    let measure = Measure { policy: Arc::new(policy), substituters: Vec::new(), contents, now: NOW };
+    let measure = Measure { policy: Arc::new(policy), substituters: Vec::new(), contents, read_before: None, now: NOW };
     audit(store, scope, measure, Arc::default()).await.expect("a store that answers")
 }
 
@@ -363,7 +363,7 @@ async fn signatures_of_other_stores_count_for_the_same_contents() {
             substituters.push(Substituter { uri: (*name).into(), store: open(folder.path()).await });
         }
         let policy = Arc::new(policy(""));
-        let measure = Measure { policy, substituters, contents: Contents::Read, now: NOW };
+        let measure = Measure { policy, substituters, contents: Contents::Read, read_before: None, now: NOW };
         let store = open(main.path()).await;
         let found = audit(store, Scope::Paths(of(&lib)), measure, Arc::default()).await.expect("stores that answer");
         let said: Vec<&str> = found.report.paths[0].findings.iter().map(|finding| finding.code.as_str()).collect();

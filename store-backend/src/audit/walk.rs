@@ -125,7 +125,8 @@ impl Walk {
     }
 
     /// Judges what was found.
-    pub(super) fn finish(self) -> Audit {
+    pub(super) fn finish(mut self) -> Audit {
+        self.notes.extend(self.measure.read_before.iter().filter_map(|log| log.remark()));
         let report = Closure::with_present(self.nodes, &self.present).judge();
         Audit::new(report, self.facts, &self.roots, self.notes, self.faults)
     }
