@@ -9,7 +9,12 @@ use support::{
     Client, Closure, NixDaemon, PROGRAM, Scratch, Shell, SshServer, Transport, WebServer, keys, only_as_root, policy,
 };
 
-with_each_client!(each_kind_of_store_says_the_same, damage_is_found_in_each_kind_of_store);
+with_each_client!(
+    each_kind_of_store_says_the_same,
+    damage_is_found_in_each_kind_of_store,
+    paths_are_named_as_in_nix,
+    signatures_elsewhere_count
+);
 
 /// How many derivations.
 const SIZE: u32 = 8;
@@ -159,4 +164,83 @@ fn damage_is_found_in_each_kind_of_store(client: &'static Client) {
             "{store}: {unread}"
         );
     }
+}
+
+/// Outputs of derivations, derivations of outputs, and what belongs to them are the same paths as Nix's.
+fn paths_are_named_as_in_nix(client: &'static Client) {
+    let mut world = World::of(client);
+    let root = world.closure.unsigned();
+    let derivation = world.closure.deriver("node-4-outputs").to_owned();
+    world.shell.set("L", root.display().to_string()).set("DRV", derivation);
+    let (shell, keys) = (&world.shell, keys());
+    let daemon = NixDaemon::start_over(&root, &world.scratch.path().join("daemon"), client, shell, &keys);
+    // Earlier versions take a derivation for its outputs.
+    shell.must(
+        "nix copy --no-check-sigs --from $L --to file://$W/all $(nix-store --store $L -qR --include-outputs $DRV | grep -v drv$)
+         nix copy --no-check-sigs --derivation --from $L --to file://$W/all $DRV",
+    );
+    let stores =
+        [root.display().to_string(), daemon.uri(Transport::Unix), format!("file://{}/all", shell.place.display())];
+    let cases = [
+        ("$DRV", "echo $DRV"),
+        ("$DRV^*", "nix-store --store $L -q --outputs $DRV"),
+        ("$DRV^doc", "nix-store --store $L -q --outputs $DRV | grep doc$"),
+        ("$DRV^out,dev", "nix-store --store $L -q --outputs $DRV | grep -v doc$"),
+        ("-r $DRV^*", "nix-store --store $L -qR $(nix-store --store $L -q --outputs $DRV)"),
+        ("--derivation $D", "nix-store --store $L -q --deriver $D"),
+        ("--derivation -r $D", "nix-store --store $L -qR $DRV"),
+        ("-r $DRV --include-outputs", "nix-store --store $L -qR --include-outputs $DRV"),
+        ("-r --derivation $D --include-outputs", "nix-store --store $L -qR --include-outputs $DRV"),
+    ];
+    for store in &stores {
+        for (ours, theirs) in cases {
+            let said = shell.run(&format!(
+                "env NIX_QUORUM_CONFIG=/dev/null $Q --store '{store}' --no-contents --json {ours} | jq -r '.paths[].path'"
+            ));
+            let expected = shell.must(&format!("({theirs}) | sed s,.*/,, | LC_ALL=C sort -u"));
+            let mut found: Vec<&str> = said.stdout.lines().collect();
+            found.sort_unstable();
+            assert_eq!(found, expected.lines().collect::<Vec<_>>(), "{store}: {ours}: {}", said.stderr);
+        }
+        let verify = format!("env NIX_QUORUM_CONFIG=/dev/null $Q --store '{store}' --no-contents");
+        let listed = shell.run(&format!("echo \"$DRV^doc\n $T\" | {verify} --stdin --json | jq -r '.totals.paths'"));
+        assert_eq!(listed.stdout.trim(), "2", "{}", listed.stderr);
+        for (named, says) in [
+            ("$DRV^nonsense", "has no output \"nonsense\"; it has dev, doc, out"),
+            ("$T^out", "only a derivation has outputs"),
+            ("--derivation $W", "is no path in /nix/store"),
+        ] {
+            let said = shell.run(&format!("{verify} {named}"));
+            assert!(said.status == 4 && said.stderr.contains(says), "{store}: {named}: {}", said.stderr);
+        }
+    }
+}
+
+/// What another store knows of the same contents clears what falls short here; what it has otherwise is a conflict.
+fn signatures_elsewhere_count(client: &'static Client) {
+    let world = World::of(client);
+    let shell = &world.shell;
+    let root = world.place("root").display().to_string();
+    assert!(world.verdicts(&root, "-r $C").ends_with("(exit code 2)"));
+    let daemon = NixDaemon::start_over(
+        &world.closure.signed_by_two(),
+        &world.scratch.path().join("other"),
+        client,
+        shell,
+        &keys(),
+    );
+    shell.must("nix copy --no-check-sigs --from $LS --to file://$W/other $C");
+    let web = WebServer::start(&world.place("other"));
+    for other in [daemon.uri(Transport::Unix), format!("file://{}/other", shell.place.display()), web.uri()] {
+        let found = world.verdicts(&root, &format!("-r $C -s '{other}'"));
+        assert!(!found.contains(": fails") && found.ends_with("(exit code 0)"), "{other}: {found}");
+    }
+    // One that has built otherwise: the bytes and so the hash and the signatures are others.
+    shell.must(
+        "cd $W/other && file=$(basename $A | cut -c1-32).narinfo && sed -i 's/^NarSize: .*/NarSize: 12345/' $file",
+    );
+    let found = world.verdicts(&root, "-r $C -s file://$W/other");
+    assert!(found.contains("-node-0-file: fails: conflict quorum-missing: a"), "{found}");
+    let gone = world.verdicts(&root, "-r $C -s http://127.0.0.1:1");
+    assert!(gone.contains("(exit code 4)") && gone.contains("127.0.0.1:1"), "{gone}");
 }

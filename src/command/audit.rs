@@ -8,7 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use policy::Policy;
 use store_backend::audit::{Audit, Contents, Measure, Outputs, Progress, ReadingLog, Scope, Substituter, audit};
-use store_backend::store::{Installable, Meaning, Store, StoreUri};
+use store_backend::store::{Installable, Meaning, Store, StoreUri, without_password};
 use verifier::{StoreDir, StorePath, Timestamp};
 
 use super::CommandError;
@@ -25,10 +25,10 @@ pub struct Against {
     /// as / or /mnt; file:///DIRECTORY, https://HOST or s3://BUCKET (a binary cache, ours or one that stock Nix wrote). Unless
     /// given, this machine's.
     #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI", default_value = "auto", hide_default_value = true)]
-    pub store: String,
+    store: String,
     /// Another store whose signatures count as well, where it has the same contents; may be given several times.
     #[arg(short, long = "substituter", env = "NIX_QUORUM_SUBSTITUTER", value_name = "URI", value_delimiter = ',')]
-    pub substituters: Vec<String>,
+    substituters: Vec<String>,
     /// The policy: who may sign, and how many must.
     #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE", required_unless_present = "trusted_public_keys")]
     policy: Option<PathBuf>,
@@ -108,7 +108,7 @@ impl Against {
         let mut substituters = Vec::with_capacity(self.substituters.len());
         for uri in &self.substituters {
             let other = open(uri, Some(store.store_dir())).await?;
-            substituters.push(Substituter { uri: uri.as_str().into(), store: other });
+            substituters.push(Substituter { uri: without_password(uri).into(), store: other });
         }
         Ok(Opened { store, policy: Arc::new(policy), substituters, now: render::now() })
     }
@@ -119,6 +119,14 @@ impl Against {
         };
         let (policy_signer, policy_threshold) = (self.policy_signer.clone(), self.policy_threshold);
         PolicyArguments { policy, policy_signer, policy_threshold }.load()
+    }
+}
+
+impl Against {
+    /// Returns the stores' URIs as others may see them: the store's own, and those of the substituters.
+    pub fn shown(&self) -> (String, Vec<String>) {
+        let substituters = self.substituters.iter().map(|uri| without_password(uri)).collect();
+        (without_password(&self.store), substituters)
     }
 }
 
@@ -182,6 +190,6 @@ fn policy_of_keys(keys: &str, needed: usize, store_dir: &StoreDir) -> Result<Pol
 
 /// Opens a store to read it. Nothing is made or changed.
 async fn open(uri: &str, store_dir: Option<&StoreDir>) -> Result<Arc<dyn Store>, CommandError> {
-    let failed = |source| CommandError::OpenStore { uri: uri.to_owned(), source };
+    let failed = |source| CommandError::OpenStore { uri: without_password(uri), source };
     StoreUri::parse(uri)?.open(store_dir).await.map_err(failed)
 }

@@ -55,17 +55,12 @@ async fn verify(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let explained = arguments.explain.as_deref().map(|path| store_path_of(path, store_dir)).transpose()?;
     let contents = if arguments.no_contents { Contents::Leave } else { Contents::Read };
     let scope = arguments.which.scope(&*opened.store).await?;
-    let log = |path: &PathBuf| ReadingLog::open(path, &arguments.against.store);
+    let log = |path: &PathBuf| ReadingLog::open(path, &arguments.against.shown().0);
     let log = arguments.since.as_ref().map(log).transpose()?;
     let Finished { audit, read } = opened.audit(scope, contents, log).await?;
-    let subject = Subject {
-        store: &arguments.against.store,
-        substituters: &arguments.against.substituters,
-        policy: &opened.policy,
-        contents,
-        read,
-        now: opened.now,
-    };
+    let (store, substituters) = arguments.against.shown();
+    let subject =
+        Subject { store: &store, substituters: &substituters, policy: &opened.policy, contents, read, now: opened.now };
     match explained {
         Some(path) if audit.report.place_of(&path).is_none() => {
             let path = store_dir.render_path(&path);

@@ -42,9 +42,10 @@ async fn why(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.roots.is_empty() {
         audit.roots = audit.report.tops();
     }
+    let (store, substituters) = arguments.against.shown();
     let subject = Subject {
-        store: &arguments.against.store,
-        substituters: &arguments.against.substituters,
+        store: &store,
+        substituters: &substituters,
         policy: &opened.policy,
         contents: Contents::Leave,
         read,

@@ -34,3 +34,4 @@ pub(crate) use record::describe_info;
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};
 pub use remote::{Remote, Ssh};
 pub use uri::{StoreUri, StoreUriError};
+pub use web::without_password;

@@ -7,17 +7,30 @@ use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _};
 use verifier::{FingerprintDigest, PathInfo, StoreDir, StorePath};
 
-use super::binary_cache::{BinaryCache, NOTES, StoreError, hash_part_of, narinfo_key};
+use super::binary_cache::{BinaryCache, EVIDENCE, NOTES, StoreError, hash_part_of, narinfo_key};
 use super::decompress::decompress;
 use super::derivation::outputs;
 use super::reading::{History, Listed, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
 use super::record::Record;
 use crate::object::{Key, ObjectError};
 
+/// Where everything is that stock Nix does not know.
+const OWN: &str = "quorum/";
+
 /// Paths that are looked up at once.
 const AT_ONCE: usize = 32;
 
 impl BinaryCache {
+    /// Says whether there is evidence of any path: stock Nix's caches have none, and need not be asked for that of each. Where that
+    /// cannot be told, there may be.
+    async fn keeps_evidence(&self) -> bool {
+        let look = || async {
+            let folders = self.objects().list_folders(OWN).await;
+            folders.map_or(true, |folders| folders.iter().any(|folder| EVIDENCE == format!("{OWN}{folder}/")))
+        };
+        *self.keeps_evidence.get_or_init(look).await
+    }
+
     /// Lists what else is held for a path. Where nothing can be listed, nothing is known of any.
     async fn rivals(&self, path: &StorePath, shown: Option<&FingerprintDigest>) -> Vec<PathInfo> {
         let held = self.held.get_or_init(|| async { self.list_held().await.unwrap_or_default() }).await;
@@ -41,8 +54,8 @@ impl BinaryCache {
         }
         let digest = info.fingerprint(self.store_dir()).ok().map(|fingerprint| fingerprint.digest());
         let record = match digest {
-            Some(digest) => self.record(path, &digest).await,
-            None => Ok(None),
+            Some(digest) if self.keeps_evidence().await => self.record(path, &digest).await,
+            _ => Ok(None),
         };
         let (record, history) = match record {
             Ok(Some((record, _))) => (Some(record), History::Recorded),

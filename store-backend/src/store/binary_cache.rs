@@ -161,6 +161,8 @@ pub struct BinaryCache {
     compression_level: i32,
     /// What is held of each hash part, as an audit once saw it.
     pub(super) held: Arc<OnceCell<HashMap<String, Vec<FingerprintDigest>>>>,
+    /// Whether there is any evidence at all, as an audit once saw it.
+    pub(super) keeps_evidence: Arc<OnceCell<bool>>,
 }
 
 /// zstd's level for NARs: its default, and Nix's.
@@ -194,7 +196,8 @@ impl BinaryCache {
 
     fn over(objects: Arc<dyn ObjectStore>, store_dir: StoreDir) -> Self {
         let store_dir = Arc::new(store_dir);
-        Self { objects, store_dir, compression_level: COMPRESSION_LEVEL, held: Arc::default() }
+        let (held, keeps_evidence) = (Arc::default(), Arc::default());
+        Self { objects, store_dir, compression_level: COMPRESSION_LEVEL, held, keeps_evidence }
     }
 
     /// Has NARs compressed at another of zstd's levels from now on.

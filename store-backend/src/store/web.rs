@@ -101,6 +101,19 @@ impl fmt::Display for WebClient {
     }
 }
 
+/// Returns a store's URI without the password that it may hold, as it can be shown to others.
+#[must_use]
+pub fn without_password(uri: &str) -> String {
+    match Url::parse(uri) {
+        Ok(mut url) if url.password().is_some() => {
+            // It has a host, since it has a password.
+            let _has_one = url.set_password(None);
+            url.into()
+        }
+        _ => uri.to_owned(),
+    }
+}
+
 /// Returns an address without the password that it may hold.
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
@@ -341,5 +354,142 @@ impl Read for Body {
         let count = buffer.len().min(self.pending.len());
         self.pending.copy_to_slice(&mut buffer[..count]);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A server on loopback that gives each request the next of some answers, as it is written down, and then hangs up.
+    struct Scripted {
+        base: String,
+        /// The request lines that came, each with its `Range` and `If-Range`.
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Scripted {
+        fn start(answers: Vec<String>) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let base = format!("http://{}/cache", listener.local_addr().expect("a port"));
+            let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+            let heard = asked.clone();
+            std::thread::spawn(move || {
+                for answer in answers {
+                    let (stream, _) = listener.accept().expect("a client");
+                    let mut lines = BufReader::new(&stream).lines().map(|line| line.expect("a header"));
+                    let mut request = lines.next().unwrap_or_default();
+                    for line in lines.take_while(|line| !line.is_empty()) {
+                        if line.to_lowercase().contains("range:") {
+                            request += &format!(" {}", line.to_lowercase());
+                        }
+                    }
+                    heard.lock().expect("nobody panics here").push(request);
+                    (&stream).write_all(answer.as_bytes()).expect("a client");
+                }
+            });
+            Self { base, asked }
+        }
+
+        fn client(&self) -> WebClient {
+            Web::parse(&self.base).expect("an address").client().expect("a client")
+        }
+
+        fn asked(&self) -> Vec<String> {
+            self.asked.lock().expect("nobody panics here").clone()
+        }
+    }
+
+    /// Writes an answer down; `length` is what it says of the body's length.
+    fn answer(status: &str, headers: &str, length: usize, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
+    }
+
+    async fn read(body: Body) -> io::Result<String> {
+        let reading = tokio::task::spawn_blocking(move || io::read_to_string(body));
+        reading.await.expect("nobody panics here")
+    }
+
+    #[tokio::test]
+    async fn what_fails_in_passing_is_asked_for_again() {
+        let broken = answer("200 OK", "", 10, "tenth");
+        let server = Scripted::start(vec![
+            answer("503 Slow Down", "Retry-After: 0\r\n", 0, ""),
+            answer("429 Too Many", "", 0, ""),
+            broken,
+            answer("200 OK", "", 5, "right"),
+        ]);
+        let bytes = server.client().get("a", 100).await.expect("an answer").expect("it is there");
+        assert_eq!(bytes, "right");
+        assert_eq!(server.asked(), ["GET /cache/a HTTP/1.1"; 4]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_an_answer() {
+        for status in ["404 Not Found", "403 Forbidden", "410 Gone"] {
+            let server = Scripted::start(vec![answer(status, "", 0, ""); 3]);
+            let client = server.client();
+            assert_eq!(client.get("a", 100).await.expect("an answer"), None, "{status}");
+            assert!(client.open("nar/b").await.expect("an answer").is_none(), "{status}");
+            assert!(!client.exists("c").await.expect("an answer"), "{status}");
+            assert_eq!(server.asked().len(), 3, "{status}");
+        }
+        for status in ["401 Unauthorized", "501 Not Implemented", "418 Teapot"] {
+            let server = Scripted::start(vec![answer(status, "", 0, "")]);
+            let error = server.client().get("a", 100).await.expect_err(status).to_string();
+            assert!(error.contains(&status[..3]) && error.contains("/cache/a"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_read_on_where_its_version_is_the_same() {
+        let ranges = "ETag: \"v1\"\r\nAccept-Ranges: bytes\r\n";
+        let server = Scripted::start(vec![
+            answer("200 OK", ranges, 10, "0123"),
+            answer("500 Oops", "", 0, ""),
+            answer("206 Partial Content", ranges, 6, "45"),
+            answer("206 Partial Content", ranges, 4, "6789"),
+        ]);
+        let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+        assert_eq!(read(body).await.expect("all of it"), "0123456789");
+        let on = |from: usize| format!("GET /cache/nar/x HTTP/1.1 range: bytes={from}- if-range: \"v1\"");
+        assert_eq!(server.asked(), ["GET /cache/nar/x HTTP/1.1".to_owned(), on(4), on(4), on(6)]);
+        // Another version comes whole, and is none of this one's.
+        let server = Scripted::start(vec![answer("200 OK", ranges, 10, "0123"), answer("200 OK", ranges, 4, "abcd")]);
+        let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+        assert!(read(body).await.expect_err("another version").to_string().contains("replaced"));
+        // A server that sends no parts is not asked for one.
+        let server = Scripted::start(vec![answer("200 OK", "", 10, "0123")]);
+        let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+        assert!(read(body).await.is_err());
+        assert_eq!(server.asked().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nothing_leads_out_of_a_cache_or_grows_without_end() {
+        let server = Scripted::start(vec![answer("200 OK", "", 200, &"x".repeat(200))]);
+        let client = server.client();
+        let error = client.get("a", 100).await.expect_err("it is too long").to_string();
+        assert!(error.contains("more than 100 bytes"), "{error}");
+        for place in ["../secret", "nar/../../x", "/../x"] {
+            assert!(client.get(place, 100).await.is_err(), "{place}");
+        }
+        assert_eq!(client.url("nar/a?b=c").expect("a place").as_str(), format!("{}/nar/a?b=c", server.base));
+        assert_eq!(client.url("https://else.example/x").expect("a place").as_str(), "https://else.example/x");
+    }
+
+    #[test]
+    fn an_address_has_a_host() {
+        for text in ["http://", "nonsense", ""] {
+            assert!(Web::parse(text).is_err(), "{text}");
+        }
+        let secret = Web::parse("https://ann:secret@host/a").expect("an address");
+        assert_eq!(shown(&secret.0), "https://ann@host/a/");
+        assert_eq!(without_password("https://ann:secret@host/a?b=c"), "https://ann@host/a?b=c");
+        assert_eq!(without_password("s3://bucket?region=x"), "s3://bucket?region=x");
     }
 }
