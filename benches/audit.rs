@@ -93,7 +93,8 @@ fn store(place: &Path, size: u32) -> Outcome<u64> {
                 keys.iter().take(if short { 1 } else { 2 }).map(|key| key.sign(&fingerprint).to_string()).collect();
             let rendered = store_dir.render_path(&info.path);
             let nar_hash = format!("sha256:{}", info.nar_hash.to_base16());
-            put.execute(params![number, rendered, nar_hash, info.nar_size, signatures.join(" ")])?;
+            let size = i64::try_from(info.nar_size)?;
+            put.execute(params![number, rendered, nar_hash, size, signatures.join(" ")])?;
             for below in &references {
                 refer.execute(params![number, below])?;
             }

@@ -92,7 +92,8 @@ fn exit_codes_are_those_of_nix_store_verify() {
         let ultimate = Closure::of(client, 8);
         let keys = TRUSTED.map(|name| key(name).public().to_string()).join(" ");
         let twice = format!("{keys} {}", key("a-1").public().to_string().replace("a-1:", "a-2:"));
-        shell.set("TWICE", twice);
+        let same = format!("{} {}", key(STRANGER).public().to_string().replace("x-1:", "a-1:"), key("a-1").public());
+        shell.set("TWICE", twice).set("SAME", same);
         shell.set("Q", format!("env NIX_QUORUM_CONFIG=/dev/null {PROGRAM}")).set("K", keys);
         shell.set("U", ultimate.unsigned().display().to_string());
         let built = ultimate.path("node-1-tree").to_owned();
@@ -192,6 +193,20 @@ fn strange_signatures(cases: &mut Cases) {
     again.info.signatures.insert(signed_again(&again.info, "a-1"));
     put(&cases.cache, &again);
     cases.differ("file://$W/cache", &again, 2, "", Some((0, 2, "Two signatures by one key")));
+    let mut malformed = cases.package(&[], &["a-1"]);
+    malformed.info.signatures.insert("a-1:nonsense".to_owned());
+    put(&cases.cache, &malformed);
+    cases.differ("file://$W/cache", &malformed, 1, "", Some((4, 0, "A malformed signature beside a good one")));
+    // Two keys of one name, the second of which has signed.
+    let second = cases.package(&[], &["a-1"]);
+    cases.differ(
+        "file://$W/cache",
+        &second,
+        1,
+        "",
+        Some((2, 0, "Two keys of one name, of which the second has signed")),
+    );
+    cases.all.last_mut().expect("a case").keys = "$SAME";
     // The same key under two trusted names.
     let mut renamed = cases.package(&[], &["a-1"]);
     let text = renamed.info.signatures.first().expect("one signature").replace("a-1:", "a-2:");

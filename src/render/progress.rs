@@ -1,7 +1,7 @@
 //! How far something has come, on a terminal and nowhere else.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store_backend::audit::Progress;
 
@@ -18,13 +18,15 @@ pub async fn with_progress<T>(work: impl Future<Output = T>, progress: &Progress
     }
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.tick().await;
+    let begun = Instant::now();
     let done = loop {
         tokio::select! {
             done = &mut work => break done,
             _ = ticks.tick() => {
                 let now = progress.snapshot();
                 let paths = count(now.found, "path");
-                show(&format!("\r\u{1b}[K{} of {paths} checked, {} read", now.done, bytes(now.bytes)));
+                let rate = bytes((now.bytes as f64 / begun.elapsed().as_secs_f64()) as u64);
+                show(&format!("\r\u{1b}[K{} of {paths} checked, {} read, {rate}/s", now.done, bytes(now.bytes)));
             }
         }
     };

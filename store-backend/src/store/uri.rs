@@ -19,6 +19,9 @@ use super::{BinaryCache, Daemon, Store, StoreError};
 /// Where Nix keeps what it knows of a store, and where its daemon listens, unless told otherwise.
 const STATE: &str = "/nix/var/nix";
 
+/// Names the store that Nix uses unless told otherwise.
+const REMOTE: &str = "NIX_REMOTE";
+
 /// Parameters that every store takes, and that change nothing in how it is read.
 const COMMON: [&str; 4] = ["path-info-cache-size", "priority", "want-mass-query", "system-features"];
 
@@ -64,8 +67,8 @@ enum Kind {
 }
 
 impl StoreUri {
-    /// Parses what Nix takes for `--store`. Nothing, or `auto`, is the machine's own store: read by oneself where one may, and
-    /// asked for of its daemon otherwise.
+    /// Parses what Nix takes for `--store`. Nothing, or `auto`, is the store that `NIX_REMOTE` names, or else the machine's own:
+    /// read by oneself where one may write it, and asked for of its daemon otherwise.
     ///
     /// # Errors
     /// [`StoreUriError`].
@@ -100,7 +103,10 @@ impl StoreUri {
         }
         let parameters = Parameters::parse(uri, query)?;
         match place {
-            "" | "auto" => automatic(parameters),
+            "" | "auto" => match std::env::var(REMOTE) {
+                Ok(uri) if !["", "auto"].contains(&uri.as_str()) => Self::parse(&uri),
+                _ => automatic(parameters),
+            },
             "daemon" => daemon(parameters, ""),
             "local" => local(parameters, ""),
             // A directory is a binary cache where it says that it is one, and a store's root otherwise.
