@@ -258,6 +258,7 @@ impl Drop for Gate {
 pub struct NixDaemon {
     process: Child,
     directory: PathBuf,
+    root: PathBuf,
 }
 
 impl NixDaemon {
@@ -275,18 +276,19 @@ impl NixDaemon {
             keys.public("a"),
             keys.public("b")
         );
-        let (socket, root, program) = (place("s"), root.display(), client.bin.join("nix-daemon"));
+        let (socket, program) = (place("s"), client.bin.join("nix-daemon"));
         write_script(
             &directory.join("stdio"),
             &format!(
-                "export NIX_REMOTE= NIX_CONFIG='{config}' NIX_DAEMON_SOCKET_PATH='{socket}'\nexec '{}' --store '{root}' \"$@\"",
-                program.display()
+                "export NIX_REMOTE= NIX_CONFIG='{config}' NIX_DAEMON_SOCKET_PATH='{socket}'\nexec '{}' --store '{}' \"$@\"",
+                program.display(),
+                root.display()
             ),
         );
         let mut command = shell.command(&place("stdio"));
         command.stdin(Stdio::null()).stderr(File::create(directory.join("log")).expect("a log"));
         let process = command.spawn().expect("nix-daemon starts");
-        let mut daemon = Self { process, directory: directory.to_owned() };
+        let mut daemon = Self { process, directory: directory.to_owned(), root: root.to_owned() };
         until_it_answers(&mut daemon.process, Path::new(&socket), directory);
         daemon
     }
@@ -295,9 +297,14 @@ impl NixDaemon {
     pub fn uri(&self, transport: Transport) -> String {
         let place = |name: &str| self.directory.join(name).display().to_string();
         match transport {
-            Transport::Unix => format!("unix://{}?root={}", place("s"), place("root")),
+            Transport::Unix => format!("unix://{}?root={}", place("s"), self.root.display()),
             Transport::SshNg => format!("ssh-ng://localhost?remote-program={}", place("stdio")),
         }
+    }
+
+    /// Returns the URI of its socket, for who cannot or will not see its files.
+    pub fn socket(&self) -> String {
+        format!("unix://{}", self.directory.join("s").display())
     }
 }
 

@@ -125,6 +125,12 @@ impl AddressRequest {
 }
 
 impl NarDigest {
+    /// Makes what is known of a NAR of which nothing but its hash and size is.
+    #[must_use]
+    pub fn of_hash(nar_hash: NarHash, nar_size: u64) -> Self {
+        Self { nar_hash, nar_size, listing: None, address: None, address_without_offsets: None }
+    }
+
     /// Compares the content address that a path is said to have with its name and references, and with these bytes, which must
     /// have been read with [`AddressRequest::of_path`].
     ///

@@ -33,13 +33,7 @@ pub(super) fn digest_files(
         let offset = sink.count.passed;
         encoded.map_err(|error| NarError::Read { offset, source: understood(error) })?;
         let nar_hash = NarHash::from_sha256(sink.sha256.finalize().into());
-        return Ok(NarDigest {
-            nar_hash,
-            nar_size: offset,
-            listing: None,
-            address: None,
-            address_without_offsets: None,
-        });
+        return Ok(NarDigest::of_hash(nar_hash, offset));
     };
     let (blocks, receiver) = sync_channel(WAITING);
     thread::scope(|scope| {

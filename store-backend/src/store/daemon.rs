@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Daemon(Arc<Connections>);
 
 struct Connections {
     remote: Remote,
+    /// Where the daemon's files are on this machine, if they are here.
+    files: Option<PathBuf>,
     store_dir: StoreDir,
     idle: Mutex<Vec<Client>>,
 }
@@ -37,7 +40,19 @@ impl Daemon {
     /// # Errors
     /// When nobody answers there, or what answers is no Nix daemon.
     pub async fn connect(remote: Remote, store_dir: &StoreDir) -> Result<Self, StoreError> {
-        let connections = Connections { remote, store_dir: store_dir.clone(), idle: Mutex::default() };
+        Self::connect_with(remote, None, store_dir).await
+    }
+
+    /// Connects to a daemon whose files are in a directory on this machine: there is no need to have them sent.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_with(
+        remote: Remote,
+        files: Option<PathBuf>,
+        store_dir: &StoreDir,
+    ) -> Result<Self, StoreError> {
+        let connections = Connections { remote, files, store_dir: store_dir.clone(), idle: Mutex::default() };
         connections.give_back(connections.open().await?);
         Ok(Self(Arc::new(connections)))
     }
@@ -193,6 +208,9 @@ impl Store for Daemon {
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
         let connections = &self.0;
+        if let Some(files) = &connections.files {
+            return Ok(super::local::files_of(files, &statement.info.path));
+        }
         let mut client = connections.take().await?;
         if let Err(error) = connections.in_time(client.nar(&statement.info.path)).await {
             if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {

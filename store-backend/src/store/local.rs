@@ -41,7 +41,7 @@ impl Local {
         self.state.clone().unwrap_or(own).join("db/db.sqlite")
     }
 
-    fn contents(&self, store_dir: &StoreDir) -> PathBuf {
+    pub(super) fn contents(&self, store_dir: &StoreDir) -> PathBuf {
         self.real.clone().unwrap_or_else(|| self.under_root(store_dir.as_str()))
     }
 }
@@ -303,12 +303,16 @@ impl Store for LocalStore {
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
-        let place = self.contents.join(statement.info.path.to_basename());
+        Ok(files_of(&self.contents, &statement.info.path))
+    }
+}
+
+/// Returns the contents of a path that are in a store's directory; none if they are not there.
+pub(super) fn files_of(contents: &Path, path: &StorePath) -> Option<Nar> {
+    let place = contents.join(path.to_basename());
+    match std::fs::symlink_metadata(&place) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         // Where nobody can look, reading says why.
-        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-        Ok(match std::fs::symlink_metadata(&place) {
-            Err(error) if gone(&error) => None,
-            _ => Some(Nar::Files(place)),
-        })
+        _ => Some(Nar::Files(place)),
     }
 }

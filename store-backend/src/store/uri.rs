@@ -62,7 +62,8 @@ pub struct StoreUri {
 enum Kind {
     Cache(Place),
     Web(Web),
-    Daemon(Remote),
+    /// And where its files are on this machine, if they are here.
+    Daemon(Remote, Option<Local>),
     Local(Local),
 }
 
@@ -134,7 +135,10 @@ impl StoreUri {
         Ok(match &self.kind {
             Kind::Cache(place) => Arc::new(BinaryCache::open_existing(place.open_existing().await?, expected).await?),
             Kind::Web(web) => Arc::new(WebCache::open(web, expected).await?),
-            Kind::Daemon(remote) => Arc::new(Daemon::connect(remote.clone(), &store_dir).await?),
+            Kind::Daemon(remote, files) => {
+                let files = files.as_ref().map(|files| files.contents(&store_dir));
+                Arc::new(Daemon::connect_with(remote.clone(), files, &store_dir).await?)
+            }
             Kind::Local(local) => Arc::new(LocalStore::open(local, &store_dir).await?),
         })
     }
@@ -209,11 +213,12 @@ fn environment(name: &str, default: &str) -> PathBuf {
 
 fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
     let store_dir = parameters.store_dir()?;
-    // What is read comes from the daemon, so it does not matter where its files are.
-    let unused = ["root", "state", "log", "real", "max-connections", "max-connection-age", "trusted", "read-only"];
-    parameters.nothing_else(&unused)?;
+    let (root, real) = (parameters.take("root").map(PathBuf::from), parameters.take("real").map(PathBuf::from));
+    parameters.nothing_else(&["state", "log", "max-connections", "max-connection-age", "trusted", "read-only"])?;
+    // The machine's own daemon serves the machine's own files. Of another one they are where the URI says, or nowhere near.
+    let files = (path.is_empty() || root.is_some() || real.is_some()).then_some(Local { root, state: None, real });
     let socket = if path.is_empty() { socket() } else { path.into() };
-    Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket)), store_dir })
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket), files), store_dir })
 }
 
 fn local(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
@@ -242,7 +247,7 @@ fn ssh(mut parameters: Parameters<'_>, authority: &str) -> Result<StoreUri, Stor
         return Err(parameters.wrong(&why));
     }
     parameters.nothing_else(&["max-connections", "max-connection-age", "trusted", "root", "state", "log", "real"])?;
-    Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh)), store_dir })
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh), None), store_dir })
 }
 
 #[cfg(test)]
@@ -255,8 +260,11 @@ mod tests {
 
     #[test]
     fn names_the_stores_that_nix_names() {
-        let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()));
-        assert_eq!(kind("unix:///run/a%20b?root=/x&max-connections=3"), socket("/run/a b"));
+        let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()), None);
+        assert_eq!(kind("unix:///run/a%20b?max-connections=3"), socket("/run/a b"));
+        let files = Local { root: Some("/x".into()), ..Local::default() };
+        assert_eq!(kind("unix://s?root=/x"), Kind::Daemon(Remote::Socket("s".into()), Some(files)));
+        assert!(matches!(kind("daemon"), Kind::Daemon(_, Some(_))));
         assert_eq!(kind("unix://socket"), socket("socket"));
         let root = |path: &str| Kind::Local(Local { root: Some(path.into()), state: None, real: None });
         assert_eq!(kind("/mnt/root"), root("/mnt/root"));
@@ -267,7 +275,8 @@ mod tests {
         assert_eq!(kind("file:///a?compression=xz"), kind("file:///a"));
         assert!(matches!(kind("https://cache.example.org"), Kind::Web(_)));
         assert!(matches!(kind("s3://cache?region=eu-west-1"), Kind::Cache(_)));
-        let Kind::Daemon(Remote::Ssh(ssh)) = kind("ssh-ng://ann@host:22?remote-program=a%20b&compress=true") else {
+        let Kind::Daemon(Remote::Ssh(ssh), None) = kind("ssh-ng://ann@host:22?remote-program=a%20b&compress=true")
+        else {
             panic!("it is reached by ssh");
         };
         assert_eq!((&*ssh.authority, ssh.compress), ("ann@host:22", true));
