@@ -1,19 +1,23 @@
 //! Contents that lie in a file system, hashed as the NAR that they make.
 
+use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use nix_archive::nar::{CaseHack, Error as ArchiveError, encode_path};
+use nix_archive::nar::{Encoder, Error as ArchiveError};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
 use sha2::{Digest as _, Sha256};
 use verifier::{AddressRequest, NarDigest, NarError, NarHash, digest_nar};
 
 use super::Progress;
 
-/// Bytes that are handed on at a time.
-const BLOCK: usize = 64 << 10;
+/// Bytes that are read and handed on at a time: enough for the system's part to count for little.
+const BLOCK: usize = 128 << 10;
 
 /// Blocks that may wait for whoever hashes them.
 const WAITING: usize = 4;
@@ -29,7 +33,7 @@ pub(super) fn digest_files(
     let count = Count { passed: 0, size, progress };
     let Some(request) = request else {
         let mut sink = Hashing { sha256: Sha256::new(), count };
-        let encoded = encode_path(&mut sink, place, CaseHack::Disabled);
+        let encoded = encode(&mut sink, place);
         let offset = sink.count.passed;
         encoded.map_err(|error| NarError::Read { offset, source: understood(error) })?;
         let nar_hash = NarHash::from_sha256(sink.sha256.finalize().into());
@@ -39,13 +43,109 @@ pub(super) fn digest_files(
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut pipe = Pipe { blocks, block: Vec::with_capacity(BLOCK), count };
-            let encoded = encode_path(&mut pipe, place, CaseHack::Disabled).map_err(understood);
+            let encoded = encode(&mut pipe, place).map_err(understood);
             let end = encoded.and_then(|()| pipe.flush()).map(|()| Vec::new());
             // Whoever reads may have given up, and knows why.
             let _unread = pipe.blocks.send(end);
         });
         digest_nar(Blocks { receiver, block: Vec::new(), start: 0 }, Some(request))
     })
+}
+
+/// Writes the NAR of what is at a place.
+///
+/// Source: Nix `src/libutil/archive.cc`, `SourceAccessor::dumpPath`.
+fn encode(sink: &mut impl Write, place: &Path) -> Result<(), ArchiveError> {
+    let name = CString::new(place.as_os_str().as_encoded_bytes()).map_err(io::Error::from)?;
+    let mut tree = Tree { encoder: Encoder::new(sink)?, block: vec![0; BLOCK], place };
+    tree.node(CWD, &name, None, FileType::Unknown)?;
+    tree.encoder.finish().map(drop)
+}
+
+/// What is at a place, on its way into a NAR.
+struct Tree<'a, W> {
+    encoder: Encoder<W>,
+    block: Vec<u8>,
+    place: &'a Path,
+}
+
+impl<W: Write> Tree<'_, W> {
+    /// Writes a file, link or directory. Whatever else it becomes meanwhile, no link is followed. The encoder bounds how deep
+    /// directories lie in each other.
+    fn node(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &CStr,
+        archived: Option<&[u8]>,
+        kind: FileType,
+    ) -> Result<(), ArchiveError> {
+        let kind = match kind {
+            // Not every file system says in a listing what it lists.
+            FileType::Unknown => FileType::from_raw_mode(
+                statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?.st_mode,
+            ),
+            known => known,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |more| openat(parent, name, flags | more, Mode::empty()).map_err(io::Error::from);
+        match kind {
+            FileType::RegularFile => self.regular(File::from(open(OFlags::empty())?), archived),
+            FileType::Symlink => {
+                let target = readlinkat(parent, name, Vec::new()).map_err(io::Error::from)?;
+                self.encoder.symlink(archived, target.as_bytes())
+            }
+            FileType::Directory => {
+                let directory = open(OFlags::DIRECTORY)?;
+                let mut entries = Vec::new();
+                for entry in Dir::read_from(&directory).map_err(io::Error::from)? {
+                    let entry = entry.map_err(io::Error::from)?;
+                    if ![c".", c".."].contains(&entry.file_name()) {
+                        entries.push((entry.file_name().to_owned(), entry.file_type()));
+                    }
+                }
+                entries.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+                self.encoder.start_directory(archived)?;
+                for (name, kind) in &entries {
+                    self.node(directory.as_fd(), name, Some(name.to_bytes()), *kind)?;
+                }
+                self.encoder.end_directory()
+            }
+            _ => Err(ArchiveError::UnsupportedFileType(self.at(archived))),
+        }
+    }
+
+    fn regular(&mut self, mut file: File, archived: Option<&[u8]>) -> Result<(), ArchiveError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(ArchiveError::FileChanged(self.at(archived)));
+        }
+        let executable = metadata.permissions().mode() & 0o100 != 0;
+        let changed = ArchiveError::FileChanged(self.at(archived));
+        let mut left = metadata.len();
+        let mut contents = self.encoder.start_regular(archived, executable, left)?;
+        loop {
+            let count = match file.read(&mut self.block) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            match left.checked_sub(count as u64) {
+                Some(rest) if count > 0 => left = rest,
+                Some(0) => break,
+                _ => return Err(changed),
+            }
+            contents.write_all(&self.block[..count])?;
+            // Where all of it has come, whether there is more is not worth another question: who writes to it is caught anyway.
+            if left == 0 {
+                break;
+            }
+        }
+        contents.finish()
+    }
+
+    fn at(&self, archived: Option<&[u8]>) -> PathBuf {
+        archived.map_or_else(|| self.place.to_owned(), |name| self.place.join(String::from_utf8_lossy(name).as_ref()))
+    }
 }
 
 /// Tells what is wrong with what lies there from what is wrong with reading it.
