@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use policy::Explanation;
+use policy::{Explanation, bounded};
 use serde::Serialize;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -27,6 +27,9 @@ pub use staging::{FileDifference, about_to_sign, approved, ask, candidates, diff
 pub use sweep::swept;
 
 use crate::command::{Color, CommandError, USAGE};
+
+/// Longest line of an error, in characters.
+const MAX_LINE: usize = 4_000;
 
 static COLORED: AtomicBool = AtomicBool::new(false);
 
@@ -101,8 +104,10 @@ pub fn now() -> Timestamp {
 
 /// Prints why a command failed.
 pub fn failure(error: &CommandError) {
-    // Nobody may be left to read it.
-    let _unread = writeln!(io::stderr(), "nix-quorum: {error}");
+    // A store's or a peer's words may be in it. Nobody may be left to read it.
+    let text = error.to_string();
+    let lines: Vec<String> = text.lines().map(|line| bounded(line, MAX_LINE)).collect();
+    let _unread = writeln!(io::stderr(), "nix-quorum: {}", lines.join("\n"));
 }
 
 /// Prints help, the version, or what is wrong with a command line.

@@ -105,6 +105,7 @@ fn what_cannot_be_checked_exits_with_4() {
         &["verify", "--store", "gs://bucket", "--policy", "policy.toml", "--all"],
         &["verify", "--store", "cache", "--policy", "absent.toml", "--all"],
         &["verify", "--store", "cache", "--policy", "bad.toml", "--all"],
+        &["verify", "--store", "cache", "--policy", "policy.toml", "--stdin"],
         &["verify", "--store", "cache", "--policy", "policy.toml"],
         &["verify", "--store", "cache", "--all"],
         &["verify", "--store", "cache", "--policy", "policy.toml", "policy.toml"],
@@ -162,7 +163,7 @@ fn an_audit_goes_on_where_it_was() {
     for (text, says) in [
         ("[signers.a]\n", "this is no log of what an audit has read"),
         ("no line's end", "this is no log of what an audit has read"),
-        (&*log.replace("\"store\":\"cache\"", "\"store\":\"other\""), "this is about other, not about cache"),
+        (&*log.replace("/cache\"", "/other\""), "/other, not about file://$PWD/cache"),
         (&*log.replace("-library", "/library"), "log, line "),
     ] {
         std::fs::write(place.join("log"), text).expect("room for a log");

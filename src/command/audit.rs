@@ -108,7 +108,7 @@ impl Against {
         let mut substituters = Vec::with_capacity(self.substituters.len());
         for uri in &self.substituters {
             let other = open(uri, Some(store.store_dir())).await?;
-            substituters.push(Substituter { uri: without_password(uri).into(), store: other });
+            substituters.push(Substituter::new(&without_password(uri), other));
         }
         Ok(Opened { store, policy: Arc::new(policy), substituters, now: render::now() })
     }
@@ -123,6 +123,11 @@ impl Against {
 }
 
 impl Against {
+    /// Returns what tells the store apart from others.
+    pub fn identity(&self) -> Result<String, CommandError> {
+        Ok(StoreUri::parse(&self.store)?.identity())
+    }
+
     /// Returns the stores' URIs as others may see them: the store's own, and those of the substituters.
     pub fn shown(&self) -> (String, Vec<String>) {
         let substituters = self.substituters.iter().map(|uri| without_password(uri)).collect();
@@ -139,12 +144,20 @@ impl Which {
         let mut names = self.paths.clone();
         if self.stdin {
             let mut list = String::new();
-            let read = std::io::stdin().take(MAX_LIST).read_to_string(&mut list);
-            read.map_err(|source| CommandError::Io { action: "read", place: "standard input".into(), source })?;
+            let read = std::io::stdin().take(MAX_LIST + 1).read_to_string(&mut list);
+            let read =
+                read.map_err(|source| CommandError::Io { action: "read", place: "standard input".into(), source })?;
+            if read as u64 > MAX_LIST {
+                return Err(CommandError::Usage(format!("standard input has more than {MAX_LIST} bytes of paths")));
+            }
             names.extend(list.split_whitespace().map(str::to_owned));
         }
         let meaning = if self.derivation { Meaning::Derivations } else { Meaning::Paths };
         let paths = resolve(&names, store, meaning).await?;
+        // Whoever made the list may have failed, and nothing would stand for anything.
+        if paths.is_empty() {
+            return Err(CommandError::Usage("no paths were named, so nothing was checked".into()));
+        }
         let outputs = if self.include_outputs { Outputs::Include } else { Outputs::LeaveOut };
         Ok(if self.recursive { Scope::Closures(paths, outputs) } else { Scope::Paths(paths) })
     }

@@ -55,8 +55,10 @@ async fn verify(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let explained = arguments.explain.as_deref().map(|path| store_path_of(path, store_dir)).transpose()?;
     let contents = if arguments.no_contents { Contents::Leave } else { Contents::Read };
     let scope = arguments.which.scope(&*opened.store).await?;
-    let log = |path: &PathBuf| ReadingLog::open(path, &arguments.against.shown().0);
-    let log = arguments.since.as_ref().map(log).transpose()?;
+    let log = match &arguments.since {
+        Some(path) => Some(ReadingLog::open(path, &arguments.against.identity()?)?),
+        None => None,
+    };
     let Finished { audit, read } = opened.audit(scope, contents, log).await?;
     let (store, substituters) = arguments.against.shown();
     let subject =

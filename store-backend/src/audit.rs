@@ -17,6 +17,7 @@ mod walk;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use policy::Policy;
 use thiserror::Error;
@@ -78,6 +79,16 @@ pub struct Substituter {
     pub uri: Arc<str>,
     /// The store itself.
     pub store: Arc<dyn Store>,
+    /// How often it has failed in a row.
+    failures: Arc<AtomicU32>,
+}
+
+impl Substituter {
+    /// Names a store.
+    #[must_use]
+    pub fn new(uri: &str, store: Arc<dyn Store>) -> Self {
+        Self { uri: uri.into(), store, failures: Arc::default() }
+    }
 }
 
 /// What an audit holds a store against.

@@ -51,6 +51,9 @@ impl From<RequestError> for ClientError {
     }
 }
 
+/// Most log lines of a daemon that are kept until somebody takes them.
+const MOST_LINES: usize = 100;
+
 /// Most path infos that are asked for before an answer is taken: their questions fit into a socket's buffer, so a daemon
 /// that waits for its answer to be taken never makes us wait for it to take a question.
 pub const MOST_ASKED: usize = 64;
@@ -300,7 +303,8 @@ async fn wait_for_answer(reader: &mut Reader<SocketSource<Input>>, lines: &mut V
         match Message::read(reader).await? {
             Message::Last => return Ok(()),
             Message::Error(error) => return Err(ClientError::Remote(error.text)),
-            Message::Next(line) => lines.push(line.trim_end().to_owned()),
+            // Nobody need ever take them.
+            Message::Next(line) if lines.len() < MOST_LINES => lines.push(line.trim_end().to_owned()),
             _ => {}
         }
     }

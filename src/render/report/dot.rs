@@ -15,7 +15,7 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
     writeln!(out, "  rankdir = LR;\n  node [style = filled, fontname = \"sans-serif\", fontsize = 10];")?;
     for (place, path) in report.paths.iter().enumerate() {
         let (shape, fill) = shape_and_fill(Look::of(path));
-        let root = if audit.roots.contains(&place) { ", penwidth = 3" } else { "" };
+        let root = if audit.roots.binary_search(&place).is_ok() { ", penwidth = 3" } else { "" };
         let mut tip = subject.render(&path.path);
         for finding in &path.findings {
             let _infallible = write!(tip, "\n{finding}");

@@ -70,6 +70,7 @@ struct Listed<'a> {
     path: String,
     look: Look,
     root: bool,
+    is_cause: bool,
     layer: u32,
     size: Option<u64>,
     signers: &'a [std::sync::Arc<str>],
@@ -135,7 +136,8 @@ fn listing(audit: &Audit, place: usize, layer: u32) -> Listed<'_> {
     Listed {
         path: path.path.to_basename(),
         look: Look::of(path),
-        root: audit.roots.contains(&place),
+        root: audit.roots.binary_search(&place).is_ok(),
+        is_cause: path.own != Standing::Stands,
         layer,
         size: facts.map(|facts| facts.nar_size),
         signers: &path.signers,

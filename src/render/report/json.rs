@@ -14,8 +14,8 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
     out.write_all(b"\n")
 }
 
-/// Makes what is written. The page has it too.
-pub(super) fn document<'a>(audit: &'a Audit, subject: &'a Subject<'_>) -> impl Serialize + 'a {
+/// Makes what is written.
+fn document<'a>(audit: &'a Audit, subject: &'a Subject<'_>) -> impl Serialize + 'a {
     let policy = subject.policy;
     let name = |place: &usize| audit.report.paths[*place].path.to_basename();
     Document {

@@ -1,6 +1,7 @@
 //! Questions to stores, each asked as it is best asked.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
@@ -9,14 +10,19 @@ use verifier::StorePath;
 use super::{Outputs, Substituter};
 use crate::store::{Statement, Statements, Store, StoreError};
 
+/// How often in a row another store may fail before it is asked no more.
+const MOST_FAILURES: u32 = 64;
+
 /// What stores say of one path.
 pub(super) struct Gathered {
     /// What the audited one says.
     pub(super) statement: Statement,
     /// What each of the others says, in their order, or why it does not.
     pub(super) elsewhere: Vec<Result<Option<Statement>, String>>,
-    /// What a derivation makes, where that was asked for, or why the audited store does not say.
-    pub(super) outputs: Result<Vec<StorePath>, String>,
+    /// What a derivation makes, where that was asked for, as far as the audited store says.
+    pub(super) outputs: Vec<StorePath>,
+    /// What it does not say of that.
+    pub(super) unknown: Option<String>,
 }
 
 /// What came of asking about one path; none if it is not valid in the audited store.
@@ -29,10 +35,17 @@ pub(super) async fn ask(
     paths: Vec<StorePath>,
     outputs: Outputs,
 ) -> Vec<Answer> {
-    let answers = store.statements(paths).await;
+    let mut answers = store.statements(paths.clone()).await;
+    let ended = answers.last().is_some_and(|(_, answer)| answer.as_ref().is_err_and(StoreError::ends_it));
+    // A path that is not answered for must not go unnoticed.
+    if !ended && answers.len() < paths.len() {
+        let answered: HashSet<StorePath> = answers.iter().map(|(path, _)| path.clone()).collect();
+        let silent = paths.into_iter().filter(|path| !answered.contains(path));
+        answers.extend(silent.map(|path| (path, Err(StoreError::Silent))));
+    }
     let there: Vec<StorePath> =
         answers.iter().filter(|(_, answer)| matches!(answer, Ok(Some(_)))).map(|(path, _)| path.clone()).collect();
-    let asked = substituters.iter().map(|other| in_pace(&*other.store, there.clone()));
+    let asked = substituters.iter().map(|other| ask_other(other, there.clone()));
     let mut elsewhere: Vec<HashMap<StorePath, _>> = Vec::with_capacity(substituters.len());
     for answers in join_all(asked).await {
         elsewhere.push(answers.into_iter().collect());
@@ -46,8 +59,8 @@ pub(super) async fn ask(
                     None => Err("it has stopped to answer".to_owned()),
                 };
                 let elsewhere = elsewhere.iter_mut().map(of_path).collect();
-                let outputs = made_by(store, &statement, outputs).await;
-                Ok(Some(Gathered { statement, elsewhere, outputs }))
+                let (outputs, unknown) = made_by(store, &statement, outputs).await;
+                Ok(Some(Gathered { statement, elsewhere, outputs, unknown }))
             }
             Ok(None) => Ok(None),
             Err(error) => Err(error),
@@ -58,14 +71,42 @@ pub(super) async fn ask(
 }
 
 /// Returns the outputs of a path that is a derivation, where they are wanted and known.
-async fn made_by(store: &dyn Store, statement: &Statement, outputs: Outputs) -> Result<Vec<StorePath>, String> {
+async fn made_by(store: &dyn Store, statement: &Statement, outputs: Outputs) -> (Vec<StorePath>, Option<String>) {
     let path = &statement.info.path;
     if outputs == Outputs::LeaveOut || !path.is_derivation() {
-        return Ok(Vec::new());
+        return (Vec::new(), None);
     }
-    let why =
-        |error: StoreError| format!("{}: its outputs are not known: {error}", store.store_dir().render_path(path));
-    Ok(store.outputs(statement).await.map_err(why)?.into_values().flatten().collect())
+    let rendered = store.store_dir().render_path(path);
+    match store.outputs(statement).await {
+        Ok(outputs) => {
+            let unknown: Vec<&str> =
+                outputs.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| name.as_str()).collect();
+            let unknown = (!unknown.is_empty()).then(|| {
+                let names = unknown.join(", ");
+                format!(
+                    "{rendered}: this store does not say where its outputs are that depend on their contents: {names}"
+                )
+            });
+            (outputs.into_values().flatten().collect(), unknown)
+        }
+        Err(error) => (Vec::new(), Some(format!("{rendered}: its outputs are not known: {error}"))),
+    }
+}
+
+/// Asks another store. One that has failed again and again is left alone: it would hold up every path for as long as it is waited for.
+async fn ask_other(other: &Substituter, paths: Vec<StorePath>) -> Statements {
+    if other.failures.load(Ordering::Relaxed) >= MOST_FAILURES {
+        return Statements::new();
+    }
+    let answers = in_pace(&*other.store, paths).await;
+    for (_, answer) in &answers {
+        match answer {
+            Ok(_) => other.failures.store(0, Ordering::Relaxed),
+            Err(error) if error.ends_it() => other.failures.store(MOST_FAILURES, Ordering::Relaxed),
+            Err(_) => drop(other.failures.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+    answers
 }
 
 /// Asks a store about any number of paths.

@@ -1,5 +1,6 @@
 //! One path: its signatures, its content address and its contents, each with what it is worth.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use policy::{Address, Basis, Code, Finding, Own, Subject, Verdict};
@@ -11,6 +12,9 @@ use super::outcome::Facts;
 use super::signatures::{Source, report};
 use super::{Contents, Faults, Measure, Progress};
 use crate::store::{Statement, Store, describe_info};
+
+/// Most signatures of one path that are weighed. Whoever states more does not mean to be read.
+const MAX_SIGNATURES: usize = 1_000;
 
 /// What came of one path.
 pub(super) struct PathAudit {
@@ -46,14 +50,12 @@ pub(super) async fn audit_path(
     let mut notes: Vec<Finding> =
         statement.rivals.iter().map(|rival| Finding::conflict(&describe_info(rival))).collect();
     let mut sources: Vec<Source<'_>> = statement.signatures.iter().map(Source::of).collect();
+    let mut known: HashSet<&str> = sources.iter().map(|source| &*source.stated.text).collect();
     for (other, answer) in measure.substituters.iter().zip(&elsewhere) {
         match answer {
             Ok(Some(theirs)) if is_the_same(&theirs.info, info) => {
-                for stated in &theirs.signatures {
-                    if sources.iter().all(|known| known.stated.text != stated.text) {
-                        sources.push(Source { stated, from: Some(&other.uri) });
-                    }
-                }
+                let news = theirs.signatures.iter().filter(|stated| known.insert(&stated.text));
+                sources.extend(news.map(|stated| Source { stated, from: Some(&other.uri) }));
             }
             Ok(Some(theirs)) => notes.push(elsewhere_differs(&other.uri, theirs)),
             Ok(None) => {}
@@ -63,8 +65,13 @@ pub(super) async fn audit_path(
             }
         }
     }
+    if sources.len() > MAX_SIGNATURES {
+        let message = format!("of {} signatures, {MAX_SIGNATURES} were weighed", sources.len());
+        notes.push(Finding::new(Code::LimitExceeded, message));
+        sources.truncate(MAX_SIGNATURES);
+    }
     let policy = &measure.policy;
-    let claims = sources.iter().map(|source| Claim { text: &source.stated.text, first_seen: source.stated.first_seen });
+    let claims = sources.iter().map(|source| Claim { text: &source.stated.text, first_seen: source.first_seen() });
     let evidence = Evidence::weigh(fingerprint, claims, policy.keyring(), measure.now);
     let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &[] };
     let decision = policy.stands(&subject, measure.now);
@@ -97,7 +104,7 @@ async fn read_contents(
         return check_contents(store, statement, progress).await;
     };
     let info = &statement.info;
-    if let Some(proof) = log.find(info) {
+    if let Some(proof) = log.find(info, store.store_dir()) {
         return Checked { address: Address::proven(info, proof), proof, failures: Vec::new(), unchecked: None };
     }
     let checked = check_contents(store, statement, progress).await;

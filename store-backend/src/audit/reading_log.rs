@@ -1,6 +1,7 @@
 //! What earlier audits have read: a file with a line for each path, so that one that was broken off goes on where it was.
 //!
-//! Whoever gives the file vouches for it. A path counts as read only with the same NAR hash and size.
+//! Whoever gives the file vouches for it, and for its being about what is audited now. A path counts as read only with the same NAR
+//! hash and size, and the same content address.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use verifier::{AddressProof, NarHash, PathInfo, StorePath, Timestamp};
+use verifier::{AddressProof, NarHash, PathInfo, StoreDir, StorePath, Timestamp};
 
 /// Longest line that is read, in bytes. A path's has some 200.
 const MAX_LINE: u64 = 4 << 10;
@@ -73,15 +74,26 @@ struct Line {
     path: String,
     nar_hash: String,
     nar_size: u64,
+    /// The content address that was stated, where one was, and what the bytes said of it.
+    content_address: Option<String>,
     address: AddressProof,
     read: Timestamp,
+}
+
+/// What was read of a path.
+#[derive(Debug)]
+struct Known {
+    nar_hash: NarHash,
+    nar_size: u64,
+    content_address: Option<String>,
+    proof: AddressProof,
 }
 
 /// What earlier audits have read, and this one reads.
 #[derive(Debug)]
 pub struct ReadingLog {
     place: String,
-    known: HashMap<StorePath, (NarHash, u64, AddressProof)>,
+    known: HashMap<StorePath, Known>,
     /// When the first of it was read.
     since: Option<Timestamp>,
     file: Mutex<File>,
@@ -127,9 +139,10 @@ impl ReadingLog {
             let wrong = |why: String| ReadingLogError::Line { place: place.clone(), line: number, why };
             let line: Line = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
             let path = StorePath::from_basename(line.path.as_bytes()).map_err(|error| wrong(error.to_string()))?;
-            let hash = NarHash::parse(&line.nar_hash).map_err(|error| wrong(error.to_string()))?;
+            let nar_hash = NarHash::parse(&line.nar_hash).map_err(|error| wrong(error.to_string()))?;
             since = since.into_iter().chain([line.read]).min();
-            known.insert(path, (hash, line.nar_size, line.address));
+            let Line { nar_size, content_address, address: proof, .. } = line;
+            known.insert(path, Known { nar_hash, nar_size, content_address, proof });
         }
         file.set_len(whole).map_err(io)?;
         file.seek(SeekFrom::End(0)).map_err(io)?;
@@ -140,14 +153,18 @@ impl ReadingLog {
         Ok(this)
     }
 
-    /// Says what was found about a path's content address, if its contents were read, and were as is said of them now.
-    pub(super) fn find(&self, info: &PathInfo) -> Option<AddressProof> {
-        let (hash, size, proof) = self.known.get(&info.path)?;
-        if (*hash, *size) != (info.nar_hash, info.nar_size) {
+    /// Says what was found about a path's content address, if its contents were read, and were as is said of them now. An address
+    /// has to be the same, and to make the path with the references that are stated now.
+    pub(super) fn find(&self, info: &PathInfo, store_dir: &StoreDir) -> Option<AddressProof> {
+        let known = self.known.get(&info.path)?;
+        let same_bytes = (known.nar_hash, known.nar_size) == (info.nar_hash, info.nar_size);
+        let same_address = known.content_address == info.content_address.as_ref().map(ToString::to_string);
+        let makes_it = info.content_address.as_ref().is_none_or(|address| address.check_path(store_dir, info).is_ok());
+        if !same_bytes || !same_address || !makes_it {
             return None;
         }
         self.used.fetch_add(1, Ordering::Relaxed);
-        Some(*proof)
+        Some(known.proof)
     }
 
     /// Notes that a path's contents were read, and are as is said of them.
@@ -156,6 +173,7 @@ impl ReadingLog {
             path: info.path.to_basename(),
             nar_hash: info.nar_hash.to_string(),
             nar_size: info.nar_size,
+            content_address: info.content_address.as_ref().map(ToString::to_string),
             address,
             read: now,
         };

@@ -21,6 +21,11 @@ impl<'a> Source<'a> {
     pub(super) fn of(stated: &'a StatedSignature) -> Self {
         Self { stated, from: None }
     }
+
+    /// Returns when the audited store first saw it: what others say of that is their word alone, and could date a signature back.
+    pub(super) fn first_seen(&self) -> Option<Timestamp> {
+        if self.from.is_none() { self.stated.first_seen } else { None }
+    }
 }
 
 /// One signature with its verdict. In JSON, members are in camel case.
@@ -50,7 +55,7 @@ pub(super) fn report(evidence: &Evidence, sources: &[Source<'_>], keyring: &Keyr
                 key: escaped(name),
                 verdict: judged.verdict.code().unwrap_or("counts"),
                 signer: judged.verdict.signer().map(|id| keyring.signer(id).name.clone()),
-                first_seen: source.stated.first_seen,
+                first_seen: source.first_seen(),
                 from: source.from.cloned(),
             }
         })

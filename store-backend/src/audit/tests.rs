@@ -360,7 +360,7 @@ async fn signatures_of_other_stores_count_for_the_same_contents() {
         let mut substituters = Vec::new();
         for name in names {
             let folder = &others.iter().find(|(other, _)| other == name).expect("one of them").1;
-            substituters.push(Substituter { uri: (*name).into(), store: open(folder.path()).await });
+            substituters.push(Substituter::new(name, open(folder.path()).await));
         }
         let policy = Arc::new(policy(""));
         let measure = Measure { policy, substituters, contents: Contents::Read, read_before: None, now: NOW };

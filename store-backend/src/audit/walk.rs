@@ -102,7 +102,17 @@ impl Walk {
         let references = self.nodes.iter().flat_map(|node| &node.references);
         let references: BTreeSet<StorePath> = references.map(|path| (**path).clone()).collect();
         let elsewhere: BTreeSet<StorePath> = references.difference(&paths).cloned().collect();
-        self.present = self.store.valid_among(elsewhere).await?;
+        match self.store.valid_among(elsewhere.clone()).await {
+            Ok(present) => self.present = present,
+            Err(error) if error.ends_it() => return Err(error.into()),
+            Err(error) => {
+                self.faults.unchecked = true;
+                self.notes.insert(format!(
+                    "whether everything is there that these paths refer to could not be checked: {error}"
+                ));
+                self.present = elsewhere;
+            }
+        }
         Ok(())
     }
 
@@ -178,21 +188,22 @@ impl Walk {
 
     /// Puts what a path refers to on the list, where it is not yet.
     fn follow(&mut self, gathered: &Gathered, seen: &mut HashSet<Arc<StorePath>>, queue: &mut VecDeque<StorePath>) {
-        if let Err(why) = &gathered.outputs {
+        if let Some(why) = &gathered.unknown {
             self.faults.unchecked = true;
             self.notes.insert(why.clone());
         }
-        for reference in gathered.statement.info.references.iter().chain(gathered.outputs.iter().flatten()) {
+        for reference in gathered.statement.info.references.iter().chain(&gathered.outputs) {
+            if seen.contains(reference) {
+                continue;
+            }
             if seen.len() >= MAX_PATHS {
                 self.faults.unchecked = true;
                 self.notes.insert(format!("there are more than {MAX_PATHS} paths, and the rest was left unchecked"));
                 return;
             }
-            if !seen.contains(reference) {
-                seen.insert(Arc::new(reference.clone()));
-                self.progress.found(1);
-                queue.push_back(reference.clone());
-            }
+            seen.insert(Arc::new(reference.clone()));
+            self.progress.found(1);
+            queue.push_back(reference.clone());
         }
     }
 

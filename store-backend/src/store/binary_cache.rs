@@ -108,6 +108,9 @@ pub enum StoreError {
     /// The store does not say which paths it has.
     #[error("{0} does not list its paths: name those that are meant")]
     Unlisted(String),
+    /// It was asked about a path, and said nothing.
+    #[error("the store was asked about it, and did not answer")]
+    Silent,
     /// A daemon could not answer.
     #[error(transparent)]
     Daemon(#[from] ClientError),

@@ -41,6 +41,34 @@ impl Local {
         self.state.clone().unwrap_or(own).join("db/db.sqlite")
     }
 
+    /// Says which store this is, as far as this machine can tell: another disk at the same place is another one.
+    pub(super) fn identity(&self) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let place = self.database();
+        let place = std::fs::canonicalize(&place).unwrap_or(place);
+        let which =
+            std::fs::metadata(&place).map(|file| format!(" ({}:{})", file.dev(), file.ino())).unwrap_or_default();
+        format!("{}{which}", place.display())
+    }
+
+    /// Refuses a place below the root that is reached by a link: it would lead elsewhere where the root is `/`, and perhaps out of
+    /// what is audited now.
+    fn leads_nowhere_else(&self, place: &Path) -> Result<(), StoreError> {
+        let Some((root, inside)) = self.root.as_ref().and_then(|root| Some((root, place.strip_prefix(root).ok()?)))
+        else {
+            return Ok(());
+        };
+        let mut here = root.clone();
+        for part in inside.components() {
+            here.push(part);
+            if here.symlink_metadata().is_ok_and(|found| found.is_symlink()) {
+                let why = "this is a symbolic link, and may lead out of the root; give real= and state=".into();
+                return Err(StoreError::Database { place: here.display().to_string(), why });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn contents(&self, store_dir: &StoreDir) -> PathBuf {
         self.real.clone().unwrap_or_else(|| self.under_root(store_dir.as_str()))
     }
@@ -65,6 +93,9 @@ impl LocalStore {
     /// When there is no database, or it cannot be read.
     pub async fn open(local: &Local, store_dir: &StoreDir) -> Result<Self, StoreError> {
         let (place, contents) = (local.database(), local.contents(store_dir));
+        for place in [&contents, &place] {
+            local.leads_nowhere_else(place)?;
+        }
         let database = spawn_blocking(move || Database::open(place)).await.map_err(ObjectError::from)??;
         Ok(Self { store_dir: store_dir.clone(), contents, database: Arc::new(database) })
     }

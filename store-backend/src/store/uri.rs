@@ -12,7 +12,7 @@ use super::binary_cache::CACHE_INFO;
 use super::local::{Local, LocalStore};
 use super::place::{Place, PlaceError};
 use super::remote::{Remote, Ssh};
-use super::web::{Web, WebError};
+use super::web::{Web, WebError, without_password};
 use super::web_cache::WebCache;
 use super::{BinaryCache, Daemon, Store, StoreError};
 
@@ -110,13 +110,30 @@ impl StoreUri {
             },
             "daemon" => daemon(parameters, ""),
             "local" => local(parameters, ""),
-            // A directory is a binary cache where it says that it is one, and a store's root otherwise.
+            // A directory is a binary cache where it says that it is one, and a store's root otherwise. Which of them it is must not be
+            // for whoever wrote a disk to say.
             path if Path::new(path).join(CACHE_INFO).exists() => {
+                if Path::new(path).join("nix").symlink_metadata().is_ok() {
+                    let why = "this is a store's root with a nix-cache-info: say local?root=… or file://…";
+                    return Err(parameters.wrong(why));
+                }
                 parameters.nothing_else(&[])?;
                 Ok(Self { kind: Kind::Cache(Place::parse(path)?), store_dir: None })
             }
             path if path.contains('/') || Path::new(path).is_dir() => local(parameters, path),
             _ => Err(StoreUriError::Kind(uri.to_owned())),
+        }
+    }
+
+    /// Returns what tells it apart from other stores, as far as that can be told from here.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        match &self.kind {
+            Kind::Cache(place) => place.identity(),
+            Kind::Web(web) => web.to_string(),
+            Kind::Daemon(remote, None) => remote.to_string(),
+            Kind::Daemon(remote, Some(files)) => format!("{remote}, {}", files.identity()),
+            Kind::Local(local) => local.identity(),
         }
     }
 
@@ -174,7 +191,7 @@ impl<'a> Parameters<'a> {
     }
 
     fn wrong(&self, why: &str) -> StoreUriError {
-        StoreUriError::Part { uri: self.uri.to_owned(), why: why.to_owned() }
+        StoreUriError::Part { uri: without_password(self.uri), why: why.to_owned() }
     }
 
     /// Refuses parameters that nobody has taken, but for those that change nothing in how such a store is read.
@@ -204,11 +221,12 @@ fn automatic(mut parameters: Parameters<'_>) -> Result<StoreUri, StoreUriError> 
 }
 
 fn socket() -> PathBuf {
-    environment("NIX_DAEMON_SOCKET_PATH", &format!("{STATE}/daemon-socket/socket"))
+    let state = environment("NIX_STATE_DIR", STATE);
+    environment("NIX_DAEMON_SOCKET_PATH", &format!("{}/daemon-socket/socket", state.display()))
 }
 
 fn environment(name: &str, default: &str) -> PathBuf {
-    std::env::var_os(name).map_or_else(|| default.into(), PathBuf::from)
+    std::env::var_os(name).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
 }
 
 fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {

@@ -52,7 +52,7 @@ impl Web {
     /// # Errors
     /// [`WebError`].
     pub fn parse(text: &str) -> Result<Self, WebError> {
-        let wrong = |why: String| WebError { found: text.to_owned(), why };
+        let wrong = |why: String| WebError { found: without_password(text), why };
         let mut url = Url::parse(text).map_err(|error| wrong(error.to_string()))?;
         if !url.has_host() {
             return Err(wrong("there is no host".into()));
@@ -85,6 +85,12 @@ impl Web {
         }
         let client = builder.build().map_err(|error| failed(chain(&error)))?;
         Ok(WebClient { client, base: self.0.clone() })
+    }
+}
+
+impl fmt::Display for Web {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(shown(&self.0).trim_end_matches('/'))
     }
 }
 
@@ -275,7 +281,8 @@ fn is_passing(status: StatusCode) -> bool {
 
 fn after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    // Whoever asks for more is asked no more.
+    Some(Duration::from_secs(seconds).min(TOTAL))
 }
 
 /// Reads a body of at most `limit` bytes.
