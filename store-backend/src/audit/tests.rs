@@ -13,12 +13,13 @@ use verifier::{
     StoreDir, StorePath, Timestamp, digest_nar,
 };
 
-use super::{Audit, Contents, Measure, Outputs, Progress, Scope, Substituter, audit};
+use super::signatures::Source;
+use super::{Audit, Contents, Measure, Outputs, Progress, ReadingLog, Scope, Substituter, audit};
 use crate::client::Client;
 use crate::daemon::{Server, Settings};
 use crate::gate::Gate;
 use crate::object::Directory;
-use crate::store::{BinaryCache, Daemon, Remote, Store, hash_part_of};
+use crate::store::{BinaryCache, Daemon, Remote, StatedSignature, Store, hash_part_of};
 
 /// The moment at which the audits take place, long after the tests: 2100-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp::from_unix(4_102_444_800);
@@ -372,4 +373,54 @@ async fn signatures_of_other_stores_count_for_the_same_contents() {
         let expected: &[&str] = if names.contains(&"same") { &["same", "same"] } else { &[] };
         assert_eq!(from.collect::<Vec<_>>(), expected, "{names:?}");
     }
+}
+
+/// What was read of a path says nothing of an address, or of references, that are stated later.
+#[tokio::test]
+async fn what_was_read_before_proves_only_the_address_that_was_stated() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let log = folder.path().join("log");
+    let honest = Package::addressed(ContentAddressMethod::Nar, "text", "text");
+    let weak = {
+        let request =
+            AddressRequest { method: ContentAddressMethod::Nar, algorithm: HashAlgorithm::Sha1, own_hash_part: None };
+        let hash = digest_nar(&*honest.nar, Some(&request)).expect("a NAR").address.expect("an address");
+        let address = ContentAddress::new(hash);
+        let path = address.make_path(&StoreDir::default(), "source", &BTreeSet::new(), false).expect("a path");
+        Package {
+            info: PathInfo { path, content_address: Some(address), ..honest.info.clone() },
+            nar: honest.nar.clone(),
+        }
+    };
+    let read = async |package: &Package, said: &Package| {
+        let folder =
+            cache(&[package], |package, _| Package { info: said.info.clone(), nar: package.nar.clone() }.narinfo());
+        let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
+        let store = BinaryCache::open_existing(directory, Some(&StoreDir::default())).await.expect("a binary cache");
+        let read_before = Some(Arc::new(ReadingLog::open(&log, "a store").expect("a log")));
+        let policy = Arc::new(policy(""));
+        let measure = Measure { policy, substituters: Vec::new(), contents: Contents::Read, read_before, now: NOW };
+        let found = audit(Arc::new(store), Scope::Paths(of(said)), measure, Arc::default()).await;
+        found.expect("a store that answers").faults.bits()
+    };
+    assert_eq!(read(&honest, &honest).await, 0);
+    assert_eq!(read(&honest, &honest).await, 0, "nothing is read again");
+    assert_eq!(read(&weak, &weak).await, 2, "a weak address stands for nothing");
+    // The same path and the same bytes, and another address that would stand for them.
+    let address = honest.info.content_address.clone();
+    let forged = Package { info: PathInfo { content_address: address, ..weak.info.clone() }, nar: weak.nar.clone() };
+    assert_eq!(read(&weak, &forged).await, 3, "the address does not make the path");
+    let mut fewer = honest.info.clone();
+    fewer.references.insert(weak.info.path.clone());
+    let more = Package { info: fewer, nar: honest.nar.clone() };
+    assert_eq!(read(&honest, &more).await, 3, "nor does it with other references");
+}
+
+/// When another store first saw a signature is that store's word alone.
+#[test]
+fn other_stores_do_not_date_signatures_back() {
+    let stated = StatedSignature { text: "a:b".into(), first_seen: Some(NOW) };
+    let own = Source::of(&stated);
+    let uri = "file:///other".into();
+    assert_eq!((own.first_seen(), Source { from: Some(&uri), ..own }.first_seen()), (Some(NOW), None));
 }

@@ -277,6 +277,19 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_does_not_say_what_it_is() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let place = folder.path().display().to_string();
+        assert_eq!(kind(&place), Kind::Local(Local { root: Some(folder.path().into()), state: None, real: None }));
+        std::fs::write(folder.path().join(CACHE_INFO), "StoreDir: /nix/store\n").expect("room for a file");
+        assert_eq!(kind(&place), kind(&format!("file://{place}")));
+        std::fs::create_dir(folder.path().join("nix")).expect("room for a directory");
+        let error = StoreUri::parse(&place).expect_err("it is both").to_string();
+        assert!(error.contains("local?root="), "{error}");
+        assert!(matches!(kind(&format!("local?root={place}")), Kind::Local(_)));
+    }
+
+    #[test]
     fn names_the_stores_that_nix_names() {
         let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()), None);
         assert_eq!(kind("unix:///run/a%20b?max-connections=3"), socket("/run/a b"));

@@ -28,6 +28,9 @@ const TRIES: u32 = 6;
 /// The pause after the first failure; after each further one it is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// The longest pause that a server can ask for.
+const LONGEST: Duration = Duration::from_secs(20);
+
 /// Pieces of a body that may wait for whoever reads it; one is what a socket gave, tens of kilobytes.
 const WAITING: usize = 16;
 
@@ -281,8 +284,7 @@ fn is_passing(status: StatusCode) -> bool {
 
 fn after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(reqwest::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    // Whoever asks for more is asked no more.
-    Some(Duration::from_secs(seconds).min(TOTAL))
+    Some(Duration::from_secs(seconds))
 }
 
 /// Reads a body of at most `limit` bytes.
@@ -328,8 +330,11 @@ impl Tries {
         self.failed += 1;
         // Those that were turned away together should not come back together.
         let scatter = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
-        let pause = failed.after.unwrap_or(PAUSE * 2_u32.pow(self.failed.min(8) - 1)).mul_f64(0.5 + scatter);
-        if !failed.passing || self.failed >= TRIES || self.begun.elapsed() + pause > TOTAL {
+        let asked_for = failed.after.unwrap_or(PAUSE * 2_u32.pow(self.failed.min(8) - 1));
+        let pause = asked_for.min(LONGEST).mul_f64(0.5 + scatter);
+        // Whoever wants to be left alone for longer is asked no more.
+        let goes_on = failed.passing && asked_for <= LONGEST && self.failed < TRIES;
+        if !goes_on || self.begun.elapsed() + pause > TOTAL {
             let why = match self.failed {
                 1 => failed.why,
                 tries => format!("{} (tried {tries} times in {} s)", failed.why, self.begun.elapsed().as_secs()),
@@ -433,6 +438,19 @@ mod tests {
         let bytes = server.client().get("a", 100).await.expect("an answer").expect("it is there");
         assert_eq!(bytes, "right");
         assert_eq!(server.asked(), ["GET /cache/a HTTP/1.1"; 4]);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_as_long_as_a_server_likes() {
+        for after in ["18446744073709551615", "100000", "-1", "soon"] {
+            let turned_away = answer("503 Slow Down", &format!("Retry-After: {after}\r\n"), 0, "");
+            let server = Scripted::start(vec![turned_away, answer("404 Not Found", "", 0, "")]);
+            let began = Instant::now();
+            // What makes no sense is as if nothing were said.
+            let answered = server.client().get("a", 100).await;
+            assert_eq!(answered.is_ok(), ["-1", "soon"].contains(&after), "{after}");
+            assert!(began.elapsed() < Duration::from_secs(20), "{after}");
+        }
     }
 
     #[tokio::test]
