@@ -11,9 +11,6 @@ use super::why::put_chain;
 use crate::render::words::{bytes, count};
 use crate::render::{Paint, paint};
 
-/// Most paths that are named as those that bring it down.
-const MAX_CAUSES: usize = 10;
-
 pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>, path: &StorePath) -> io::Result<()> {
     let report = &audit.report;
     let Some(place) = report.place_of(path) else {
@@ -43,16 +40,18 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>, 
     for finding in &found.findings {
         writeln!(out, "  {finding}")?;
     }
-    let others: Vec<_> = found.causes.iter().filter(|cause| **cause != found.path).take(MAX_CAUSES).collect();
-    for cause in &others {
+    let mut others = found.causes.iter().filter(|cause| **cause != found.path);
+    if let Some((cause, target)) = others.next().and_then(|cause| Some((cause, report.place_of(cause)?))) {
         writeln!(out, "  it does not stand because of {}:", subject.render(cause))?;
-        if let Some(target) = report.place_of(cause) {
-            put_chain(out, audit, subject, &[place], target, "    ")?;
+        put_chain(out, audit, subject, &[place], target, "    ")?;
+        let rest: Vec<String> = others.map(|cause| subject.render(cause)).collect();
+        for cause in &rest {
+            writeln!(out, "  and because of {cause}")?;
         }
-    }
-    let named = others.len() + usize::from(found.own != Standing::Stands);
-    if found.causes_total > named {
-        writeln!(out, "  and because of {}", count(found.causes_total - named, "other path"))?;
+        let named = 1 + rest.len() + usize::from(found.own != Standing::Stands);
+        if found.causes_total > named {
+            writeln!(out, "  and because of {}", count(found.causes_total - named, "other path"))?;
+        }
     }
     Ok(())
 }
