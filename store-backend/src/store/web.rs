@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreError;
 
@@ -18,6 +18,9 @@ const CONNECT: Duration = Duration::from_secs(15);
 
 /// How long one waits for an answer to begin, or for its next bytes.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a small object may take to come: a server that sends a byte now and then is not waited for.
+const WHOLE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 
 /// How long something is tried, however often.
 const TOTAL: Duration = Duration::from_secs(180);
@@ -155,9 +158,13 @@ impl WebClient {
         loop {
             let failed = match self.ask(Method::GET, &url, HeaderMap::new()).await {
                 Ok(Answer::Absent) => return Ok(None),
-                Ok(Answer::Here(response)) => match whole(response, limit).await {
-                    Ok(bytes) => return Ok(Some(bytes)),
-                    Err(failed) => failed,
+                Ok(Answer::Here(response)) => match timeout(WHOLE, whole(response, limit)).await {
+                    Ok(Ok(bytes)) => return Ok(Some(bytes)),
+                    Ok(Err(failed)) => failed,
+                    Err(_) => {
+                        let why = format!("it did not come whole in {} s", WHOLE.as_secs());
+                        Failed { why, passing: false, after: None }
+                    }
                 },
                 Err(failed) => failed,
             };
@@ -451,6 +458,25 @@ mod tests {
             assert_eq!(answered.is_ok(), ["-1", "soon"].contains(&after), "{after}");
             assert!(began.elapsed() < Duration::from_secs(20), "{after}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("a port"));
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut begun = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+            while begun.is_ok() {
+                std::thread::sleep(Duration::from_millis(100));
+                begun = stream.write_all(b"x");
+            }
+        });
+        let began = Instant::now();
+        let client = Web::parse(&base).expect("an address").client().expect("a client");
+        let error = client.get("a", 1_000).await.expect_err("it never comes whole").to_string();
+        assert!(error.contains("did not come whole"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30));
     }
 
     #[tokio::test]
