@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -64,29 +64,40 @@ impl SshServer {
         for name in ["host", "user"] {
             shell.must(&format!("ssh-keygen -q -t ed25519 -N '' -C {name} -f '{}'", place(name)));
         }
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("a port").port();
-        drop(listener);
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
-             PasswordAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\n",
-            place("host"),
-            place("user.pub"),
-        );
-        fs::write(directory.join("config"), config).expect("its configuration");
-        let mut command = Command::new("/usr/sbin/sshd");
-        command.args(["-D", "-f", &place("config"), "-E", &place("log")]).stdin(Stdio::null());
         let host_key = shell.must(&format!("base64 -w0 '{}'", place("host.pub")));
-        let process = command.spawn().expect("sshd starts");
-        let mut server = Self { process, directory: directory.to_owned(), port, host_key };
-        let begun = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = server.process.try_wait().expect("a child's status").is_some();
-            let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
-            assert!(!ended && begun.elapsed() < PATIENCE, "sshd does not answer: {}", log());
-            std::thread::sleep(Duration::from_millis(20));
+        // Somebody else may take the port before sshd does: then it says so, and ends.
+        loop {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = listener.local_addr().expect("a port").port();
+            drop(listener);
+            let config = format!(
+                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+                 PasswordAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\nMaxStartups 100\n",
+                place("host"),
+                place("user.pub"),
+            );
+            fs::write(directory.join("config"), config).expect("its configuration");
+            let log = directory.join(format!("log-{port}"));
+            let mut command = Command::new("/usr/sbin/sshd");
+            command.args(["-D", "-f", &place("config"), "-E"]).arg(&log).stdin(Stdio::null());
+            let process = command.spawn().expect("sshd starts");
+            let (directory, host_key) = (directory.to_owned(), host_key.clone());
+            let mut server = Self { process, directory, port, host_key };
+            let begun = Instant::now();
+            loop {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                if said.contains("Server listening on") {
+                    return server;
+                }
+                let ended = server.process.try_wait().expect("a child's status").is_some();
+                assert!(begun.elapsed() < PATIENCE, "sshd does not listen: {said}");
+                if ended {
+                    assert!(said.contains("Address already in use"), "sshd has ended: {said}");
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
-        server
     }
 
     /// Returns the URI of a program behind it.
