@@ -110,7 +110,7 @@ impl<W: Write> Tree<'_, W> {
                 }
                 self.encoder.end_directory()
             }
-            _ => Err(ArchiveError::UnsupportedFileType(self.at(archived))),
+            _ => Err(ArchiveError::UnsupportedFileType(at(self.place, archived))),
         }
     }
 
@@ -118,34 +118,30 @@ impl<W: Write> Tree<'_, W> {
         use std::os::unix::fs::PermissionsExt as _;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(ArchiveError::FileChanged(self.at(archived)));
+            return Err(ArchiveError::FileChanged(at(self.place, archived)));
         }
         let executable = metadata.permissions().mode() & 0o100 != 0;
-        let changed = ArchiveError::FileChanged(self.at(archived));
         let mut left = metadata.len();
         let mut contents = self.encoder.start_regular(archived, executable, left)?;
-        loop {
+        // Where all of it has come, whether there is more is not worth another question: who writes to it is caught anyway.
+        while left > 0 {
             let count = match file.read(&mut self.block) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 read => read?,
             };
-            match left.checked_sub(count as u64) {
-                Some(rest) if count > 0 => left = rest,
-                Some(0) => break,
-                _ => return Err(changed),
-            }
+            left = match left.checked_sub(count as u64) {
+                Some(rest) if count > 0 => rest,
+                _ => return Err(ArchiveError::FileChanged(at(self.place, archived))),
+            };
             contents.write_all(&self.block[..count])?;
-            // Where all of it has come, whether there is more is not worth another question: who writes to it is caught anyway.
-            if left == 0 {
-                break;
-            }
         }
         contents.finish()
     }
+}
 
-    fn at(&self, archived: Option<&[u8]>) -> PathBuf {
-        archived.map_or_else(|| self.place.to_owned(), |name| self.place.join(String::from_utf8_lossy(name).as_ref()))
-    }
+/// Names what is at a place, or somewhere below it, for a person.
+fn at(place: &Path, archived: Option<&[u8]>) -> PathBuf {
+    archived.map_or_else(|| place.to_owned(), |name| place.join(String::from_utf8_lossy(name).as_ref()))
 }
 
 /// Tells what is wrong with what lies there from what is wrong with reading it.
