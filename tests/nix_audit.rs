@@ -92,6 +92,9 @@ fn each_kind_of_store_says_the_same(client: &'static Client) {
         daemon.uri(Transport::SshNg),
         xz,
         world.cache("zstd", "compression=zstd"),
+        world.cache("bzip2", "compression=bzip2"),
+        world.cache("gzip", "compression=gzip"),
+        world.cache("br", "compression=br"),
         world.cache("none", "compression=none"),
         world.place("none").display().to_string(),
     ];
@@ -126,8 +129,8 @@ fn each_kind_of_store_says_the_same(client: &'static Client) {
 /// One file of a tree is other than it was, and one path's contents are gone.
 fn damage_is_found_in_each_kind_of_store(client: &'static Client) {
     let world = World::of(client);
-    let caches =
-        [world.cache("xz", ""), world.cache("zstd", "compression=zstd"), world.cache("none", "compression=none")];
+    let caches = ["xz", "zstd", "bzip2", "gzip", "br", "none"];
+    let caches = caches.map(|name| world.cache(name, &format!("compression={name}")));
     let whole = world.verdicts(&world.place("root").display().to_string(), "-r $C");
     world.shell.must(
         "file=$(find $W/root$T -type f | head -1); chmod u+w \"$file\" && printf x >>\"$file\"

@@ -93,6 +93,19 @@ fn keys_and_a_number_stand_for_a_policy() {
     insta::assert_snapshot!("keys", text);
 }
 
+/// A report that is kept says of which store it was.
+#[test]
+fn the_store_that_nobody_named_is_named() {
+    let folder = world();
+    for (named, meant) in [(None, "cache"), (Some("auto"), "cache"), (Some("./cache"), "./cache")] {
+        let mut command = quorum(folder.path(), &["verify", "--policy", "policy.toml", "--json", "result"]);
+        command.env("NIX_REMOTE", "cache").args(named.iter().flat_map(|uri| ["--store", uri]));
+        let output = command.output().expect("the program runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("a report");
+        assert_eq!(report["store"], meant, "{named:?}");
+    }
+}
+
 #[test]
 fn what_cannot_be_checked_exits_with_4() {
     let folder = world();

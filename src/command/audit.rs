@@ -29,6 +29,9 @@ pub struct Against {
     /// Another store whose signatures count as well, where it has the same contents; may be given several times.
     #[arg(short, long = "substituter", env = "NIX_QUORUM_SUBSTITUTER", value_name = "URI", value_delimiter = ',')]
     substituters: Vec<String>,
+    /// The file with passwords for caches behind HTTP, as netrc-file in Nix; /etc/nix/netrc unless given.
+    #[arg(long, env = "NIX_QUORUM_NETRC_FILE", value_name = "FILE")]
+    netrc_file: Option<PathBuf>,
     /// The policy: who may sign, and how many must.
     #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE", required_unless_present = "trusted_public_keys")]
     policy: Option<PathBuf>,
@@ -96,21 +99,31 @@ impl Against {
     pub async fn open(&self) -> Result<Opened, CommandError> {
         let (store, policy) = match &self.trusted_public_keys {
             Some(keys) => {
-                let store = open(&self.store, None).await?;
+                let store = self.open_store(&self.store, None).await?;
                 let policy = policy_of_keys(keys, self.sigs_needed, store.store_dir())?;
                 (store, policy)
             }
             None => {
                 let policy = self.policy()?;
-                (open(&self.store, Some(policy.store_dir())).await?, policy)
+                (self.open_store(&self.store, Some(policy.store_dir())).await?, policy)
             }
         };
         let mut substituters = Vec::with_capacity(self.substituters.len());
         for uri in &self.substituters {
-            let other = open(uri, Some(store.store_dir())).await?;
+            let other = self.open_store(uri, Some(store.store_dir())).await?;
             substituters.push(Substituter::new(&without_password(uri), other));
         }
         Ok(Opened { store, policy: Arc::new(policy), substituters, now: render::now() })
+    }
+
+    /// Opens a store to read it. Nothing is made or changed.
+    async fn open_store(&self, uri: &str, store_dir: Option<&StoreDir>) -> Result<Arc<dyn Store>, CommandError> {
+        let mut meant = StoreUri::parse(uri)?;
+        if let Some(netrc) = &self.netrc_file {
+            meant = meant.with_netrc(netrc);
+        }
+        let failed = |source| CommandError::OpenStore { uri: without_password(&StoreUri::meant(uri)), source };
+        meant.open(store_dir).await.map_err(failed)
     }
 
     fn policy(&self) -> Result<Policy, CommandError> {
@@ -131,7 +144,7 @@ impl Against {
     /// Returns the stores' URIs as others may see them: the store's own, and those of the substituters.
     pub fn shown(&self) -> (String, Vec<String>) {
         let substituters = self.substituters.iter().map(|uri| without_password(uri)).collect();
-        (without_password(&self.store), substituters)
+        (without_password(&StoreUri::meant(&self.store)), substituters)
     }
 }
 
@@ -199,10 +212,4 @@ fn policy_of_keys(keys: &str, needed: usize, store_dir: &StoreDir) -> Result<Pol
     let parse = |text: &str| text.parse().map_err(|source| CommandError::Key { place: place(), source });
     let keys = keys.split_whitespace().map(parse).collect::<Result<Vec<_>, _>>()?;
     Policy::of_keys(&keys, needed, store_dir).map_err(|source| CommandError::Keys { place: place(), source })
-}
-
-/// Opens a store to read it. Nothing is made or changed.
-async fn open(uri: &str, store_dir: Option<&StoreDir>) -> Result<Arc<dyn Store>, CommandError> {
-    let failed = |source| CommandError::OpenStore { uri: without_password(uri), source };
-    StoreUri::parse(uri)?.open(store_dir).await.map_err(failed)
 }

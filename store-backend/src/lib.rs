@@ -4,6 +4,7 @@ pub mod audit;
 pub mod client;
 mod clock;
 pub mod daemon;
+mod decompress;
 pub mod gate;
 mod nonce;
 pub mod object;

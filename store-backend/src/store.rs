@@ -4,11 +4,12 @@ mod any_cache;
 mod argument;
 mod binary_cache;
 mod daemon;
-mod decompress;
 mod derivation;
+mod directories;
 mod installable;
 mod local;
 mod nar;
+mod netrc;
 mod place;
 mod reading;
 mod record;
@@ -35,3 +36,5 @@ pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, Sta
 pub use remote::{Remote, Ssh};
 pub use uri::{StoreUri, StoreUriError};
 pub use web::without_password;
+
+pub use crate::decompress::UnknownCompression;

@@ -146,8 +146,8 @@ impl Site {
         self.ends(5, name, work).await
     }
 
-    /// Returns the keys of the uploads in parts that are neither completed nor given up.
-    async fn uploads(&self) -> Vec<String> {
+    /// Returns a client of the server, reached without the proxy.
+    fn client(&self) -> aws_sdk_s3::Client {
         let http = aws_smithy_http_client::Builder::new().build_http();
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -156,8 +156,12 @@ impl Site {
             .force_path_style(true)
             .http_client(http)
             .credentials_provider(credentials(self.server).expect("there are some"));
-        let client = aws_sdk_s3::Client::from_conf(config.build());
-        let listed = client.list_multipart_uploads().bucket(&self.name).send().await.expect("no fault here");
+        aws_sdk_s3::Client::from_conf(config.build())
+    }
+
+    /// Returns the keys of the uploads in parts that are neither completed nor given up.
+    async fn uploads(&self) -> Vec<String> {
+        let listed = self.client().list_multipart_uploads().bucket(&self.name).send().await.expect("no fault here");
         listed.uploads().iter().filter_map(|upload| upload.key().map(str::to_owned)).collect()
     }
 }
@@ -557,6 +561,29 @@ async fn a_download_that_breaks_off_again_and_again_is_whole() {
     assert!(whole == bytes);
     assert!(site.proxy.count("large", Operation::Get) > 20, "it broke off");
     site.bucket.close().await;
+}
+
+/// As the narinfos are that Nix writes with `narinfo-compression`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_compressed_for_the_transport_is_read_as_it_was_before() {
+    let Some(server) = moto() else { return };
+    let site = Site::on(server, Writers::Any, 20).await;
+    let text = "StorePath: ".repeat(300).into_bytes();
+    let mut gzip = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(&text[..], flate2::Compression::default());
+    encoder.read_to_end(&mut gzip).expect("memory is enough");
+    let put = async |name: &str, encoding: &str| {
+        let request = site.client().put_object().bucket(&site.name).key(name).body(gzip.clone().into());
+        request.content_encoding(encoding).send().await.expect("no fault here");
+    };
+    put("gzip", "gzip").await;
+    put("unknown", "compress").await;
+    put("none", "").await;
+    assert_eq!(site.get("gzip").await.expect("it is read").expect("it is there").0, text);
+    assert_eq!(site.get("none").await.expect("it is read").expect("it is there").0, gzip);
+    assert!(site.get("unknown").await.expect_err("nobody can").contains("compressed with compress"));
+    let error = site.bucket.get(&key("gzip"), text.len() as u64 - 1).await.expect_err("it is too long").to_string();
+    assert!(error.contains("more than 3299 bytes"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

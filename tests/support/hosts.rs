@@ -70,8 +70,9 @@ impl SshServer {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let port = listener.local_addr().expect("a port").port();
             drop(listener);
+            // bash takes itself for one within another then, and leaves alone what the user wrote for logins.
             let config = format!(
-                "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+                "SetEnv SHLVL=9\nListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
                  PasswordAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\nMaxStartups 100\n",
                 place("host"),
                 place("user.pub"),

@@ -4,11 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 
 use async_trait::async_trait;
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use verifier::{FingerprintDigest, PathInfo, StoreDir, StorePath};
 
 use super::binary_cache::{BinaryCache, EVIDENCE, NOTES, StoreError, hash_part_of, narinfo_key};
-use super::decompress::decompress;
 use super::derivation::outputs;
 use super::reading::{History, Listed, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
 use super::record::Record;
@@ -114,24 +113,23 @@ impl Store for BinaryCache {
     }
 
     async fn valid_among(&self, paths: BTreeSet<StorePath>) -> Result<BTreeSet<StorePath>, StoreError> {
-        let mut valid = BTreeSet::new();
-        for path in paths {
-            if self.objects().head(&narinfo_key(&path)).await?.is_some() {
-                valid.insert(path);
-            }
-        }
-        Ok(valid)
+        let looks = paths.into_iter().map(async |path| {
+            let there = self.objects().head(&narinfo_key(&path)).await?.is_some();
+            Ok(there.then_some(path))
+        });
+        let looks = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        looks.try_filter_map(async |path| Ok(path)).try_collect().await
     }
 
     async fn all_paths(&self) -> Result<Listed, StoreError> {
         let mut listed = Listed::default();
         let mut pages = self.objects().list("").await?;
         while let Some(page) = pages.next().await? {
-            for entry in page {
-                let Some(hash_part) = entry.name.strip_suffix(".narinfo") else {
-                    continue;
-                };
-                match self.narinfo(hash_part).await {
+            let named = page.iter().filter_map(|entry| entry.name.strip_suffix(".narinfo"));
+            let reads: Vec<_> = named.map(|hash_part| self.narinfo(hash_part)).collect();
+            let mut reads = stream::iter(reads).buffer_unordered(AT_ONCE);
+            while let Some(read) = reads.next().await {
+                match read {
                     Ok(Some(narinfo)) => {
                         listed.paths.insert(narinfo.info.path);
                     }
@@ -158,7 +156,7 @@ impl Store for BinaryCache {
             return Err(StoreError::Narinfo { key: narinfo_key(&statement.info.path), why });
         };
         match self.objects().open(&key, 0).await? {
-            Some((_, compressed)) => Ok(Some(Nar::Bytes(decompress(compressed, file)?))),
+            Some((_, compressed)) => Ok(Some(Nar::compressed(compressed, file)?)),
             None => Ok(None),
         }
     }

@@ -13,6 +13,7 @@ use verifier::{
 use super::reading::NarFile;
 use super::record::{Record, RecordError};
 use crate::client::ClientError;
+use crate::decompress::UnknownCompression;
 use crate::object::{Condition, Draft, Etag, Key, Metadata, Object, ObjectError, ObjectStore, Version};
 
 /// Longest narinfo that is read, in bytes. One with 10,000 references has 700 KB.
@@ -71,12 +72,13 @@ pub enum StoreError {
     #[error("this is no binary cache: there is no {CACHE_INFO}")]
     NotACache,
     /// A NAR is kept in a form that is not read here.
-    #[error("{url} is compressed with {found}, which is not read here; zstd, xz and none are")]
+    #[error("{url} is {source}")]
     Compression {
         /// Where the narinfo says it is.
         url: String,
-        /// The compression's name.
-        found: String,
+        /// Which form.
+        #[source]
+        source: UnknownCompression,
     },
     /// The index beside the gate failed. It is built anew.
     #[error("the index of the store failed: {0}")]

@@ -11,11 +11,9 @@ use verifier::{ContentAddress, NarHash, PathInfo, StoreDir, StorePath};
 
 use super::StoreError;
 use super::derivation::outputs;
+use super::directories;
 use super::reading::{Listed, Nar, Outputs, Pace, Statement, Statements, Store};
 use crate::object::ObjectError;
-
-/// Where Nix keeps what it knows of a store, unless told otherwise.
-const STATE: &str = "/nix/var/nix";
 
 /// Which files make up a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,8 +33,8 @@ impl Local {
 
     fn database(&self) -> PathBuf {
         let own = match &self.root {
-            Some(_) => self.under_root(STATE),
-            None => std::env::var_os("NIX_STATE_DIR").map_or_else(|| STATE.into(), PathBuf::from),
+            Some(_) => self.under_root(directories::STATE),
+            None => directories::state(),
         };
         self.state.clone().unwrap_or(own).join("db/db.sqlite")
     }

@@ -11,6 +11,7 @@ use nix_narinfo::Compression;
 use verifier::{Claim, PathInfo, StoreDir, StorePath, Timestamp};
 
 use super::StoreError;
+use crate::decompress::decompress;
 
 /// A signature that a store has, with its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,12 +90,23 @@ pub trait ReadNar: Read + Send {
     fn was_whole(&mut self) {}
 }
 
+impl ReadNar for Box<dyn Read + Send> {}
+
 /// A NAR as a store keeps it.
 pub enum Nar {
     /// Its bytes. There are as many as are stated, fewer where there are no more, and more only where the store has more.
     Bytes(Box<dyn ReadNar>),
     /// A file, directory or link, of which it is made.
     Files(PathBuf),
+}
+
+impl Nar {
+    /// Makes the NAR of what a binary cache has, compressed as its narinfo says.
+    pub(super) fn compressed(compressed: Box<dyn Read + Send>, file: &NarFile) -> Result<Self, StoreError> {
+        let bytes = decompress(compressed, &file.compression);
+        let bytes = bytes.map_err(|source| StoreError::Compression { url: file.url.clone(), source })?;
+        Ok(Self::Bytes(Box::new(bytes)))
+    }
 }
 
 /// How a store is best asked.

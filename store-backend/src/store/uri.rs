@@ -5,19 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
+use rustix::fs::Access;
 use thiserror::Error;
 use verifier::StoreDir;
 
 use super::binary_cache::CACHE_INFO;
+use super::directories;
 use super::local::{Local, LocalStore};
 use super::place::{Place, PlaceError};
 use super::remote::{Remote, Ssh};
 use super::web::{Web, WebError, without_password};
 use super::web_cache::WebCache;
 use super::{BinaryCache, Daemon, Store, StoreError};
-
-/// Where Nix keeps what it knows of a store, and where its daemon listens, unless told otherwise.
-const STATE: &str = "/nix/var/nix";
 
 /// Names the store that Nix uses unless told otherwise.
 const REMOTE: &str = "NIX_REMOTE";
@@ -68,14 +67,29 @@ enum Kind {
 }
 
 impl StoreUri {
-    /// Parses what Nix takes for `--store`. Nothing, or `auto`, is the store that `NIX_REMOTE` names, or else the machine's own:
-    /// read by oneself where one may write it, and asked for of its daemon otherwise.
+    /// Returns the store that is meant where none is named, or `auto`: the one that `NIX_REMOTE` names, or else the machine's own,
+    /// read by oneself where one may write it, and asked for of its daemon otherwise. Any other URI means itself.
+    ///
+    /// Source: Nix `resolveStoreConfig`.
+    #[must_use]
+    pub fn meant(uri: &str) -> String {
+        let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
+        let meant = match (place, std::env::var(REMOTE)) {
+            ("" | "auto", Ok(uri)) if !["", "auto"].contains(&uri.as_str()) => return uri,
+            ("" | "auto", _) => automatic(query),
+            _ => return uri.to_owned(),
+        };
+        if query.is_empty() { meant } else { format!("{meant}?{query}") }
+    }
+
+    /// Parses what Nix takes for `--store`.
     ///
     /// # Errors
     /// [`StoreUriError`].
     ///
-    /// Source: Nix `StoreReference::parse`, `resolveStoreConfig`.
+    /// Source: Nix `StoreReference::parse`.
     pub fn parse(uri: &str) -> Result<Self, StoreUriError> {
+        let uri = &Self::meant(uri);
         let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
         if let Some((scheme, authority)) = place.split_once("://") {
             return match scheme {
@@ -104,10 +118,6 @@ impl StoreUri {
         }
         let parameters = Parameters::parse(uri, query)?;
         match place {
-            "" | "auto" => match std::env::var(REMOTE) {
-                Ok(uri) if !["", "auto"].contains(&uri.as_str()) => Self::parse(&uri),
-                _ => automatic(parameters),
-            },
             "daemon" => daemon(parameters, ""),
             "local" => local(parameters, ""),
             // A directory is a binary cache where it says that it is one, and a store's root otherwise. Which of them it is must not be
@@ -134,6 +144,15 @@ impl StoreUri {
             Kind::Daemon(remote, None) => remote.to_string(),
             Kind::Daemon(remote, Some(files)) => format!("{remote}, {}", files.identity()),
             Kind::Local(local) => local.identity(),
+        }
+    }
+
+    /// Takes passwords for hosts from a file, as Nix from its `netrc-file`. Unless told otherwise, that is `/etc/nix/netrc`.
+    #[must_use]
+    pub fn with_netrc(self, netrc: &Path) -> Self {
+        match self.kind {
+            Kind::Web(web) => Self { kind: Kind::Web(web.with_netrc(netrc)), ..self },
+            _ => self,
         }
     }
 
@@ -210,23 +229,17 @@ fn decoded(uri: &str, text: &str) -> Result<String, StoreUriError> {
 }
 
 /// Nix's choice: the store itself for those who may write it, its daemon for others, where there is one.
-fn automatic(mut parameters: Parameters<'_>) -> Result<StoreUri, StoreUriError> {
-    let state = parameters.take("state").map_or_else(|| environment("NIX_STATE_DIR", STATE), PathBuf::from);
-    let writable = rustix::fs::access(&state, rustix::fs::Access::WRITE_OK).is_ok();
-    if !writable && socket().exists() {
-        return daemon(parameters, "");
+fn automatic(query: &str) -> String {
+    let stated = query.split('&').find_map(|parameter| parameter.strip_prefix("state="));
+    let stated = stated.and_then(|text| percent_decode_str(text).decode_utf8().ok());
+    let state = stated.map_or_else(directories::state, |text| text.into_owned().into());
+    let writable = rustix::fs::access(&state, Access::READ_OK | Access::WRITE_OK).is_ok();
+    match directories::own_root().filter(|_| query.is_empty()) {
+        _ if writable => "local".to_owned(),
+        _ if directories::socket().exists() => "daemon".to_owned(),
+        Some(root) => root.display().to_string(),
+        None => "local".to_owned(),
     }
-    parameters.known.insert("state".into(), state.display().to_string());
-    local(parameters, "")
-}
-
-fn socket() -> PathBuf {
-    let state = environment("NIX_STATE_DIR", STATE);
-    environment("NIX_DAEMON_SOCKET_PATH", &format!("{}/daemon-socket/socket", state.display()))
-}
-
-fn environment(name: &str, default: &str) -> PathBuf {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map_or_else(|| default.into(), PathBuf::from)
 }
 
 fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
@@ -235,7 +248,7 @@ fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreU
     parameters.nothing_else(&["state", "log", "max-connections", "max-connection-age", "trusted", "read-only"])?;
     // The machine's own daemon serves the machine's own files. Of another one they are where the URI says, or nowhere near.
     let files = (path.is_empty() || root.is_some() || real.is_some()).then_some(Local { root, state: None, real });
-    let socket = if path.is_empty() { socket() } else { path.into() };
+    let socket = if path.is_empty() { directories::socket() } else { path.into() };
     Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket), files), store_dir })
 }
 

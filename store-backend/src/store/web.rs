@@ -2,16 +2,21 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use reqwest::header::{ACCEPT_RANGES, ETAG, HeaderMap, IF_RANGE, RANGE};
+use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::StoreError;
+use super::directories::{configuration, variable};
+use super::netrc::{Login, Netrc};
+use crate::decompress::{decode, decode_whole};
 
 /// How long one waits for a connection.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -21,6 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a small object may take to come: a server that sends a byte now and then is not waited for.
 const WHOLE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
+
+/// Of a large object so many bytes have to come in each period in which one waits for it.
+const LEAST: usize = 60 << 10;
+const PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// How long something is tried, however often.
 const TOTAL: Duration = Duration::from_secs(180);
@@ -48,9 +57,13 @@ pub struct WebError {
     why: String,
 }
 
-/// The address of a cache.
+/// The address of a cache, and where the passwords for it and others are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Web(Url);
+pub struct Web {
+    url: Url,
+    /// None for the system's own file, where there is one.
+    netrc: Option<PathBuf>,
+}
 
 impl Web {
     /// Parses `http://HOST[:PORT][/PATH]`, or the same with `https`.
@@ -68,35 +81,54 @@ impl Web {
             let path = format!("{}/", url.path());
             url.set_path(&path);
         }
-        Ok(Self(url))
+        Ok(Self { url, netrc: None })
+    }
+
+    /// Takes passwords from another file than the system's.
+    pub fn with_netrc(self, netrc: &Path) -> Self {
+        Self { netrc: Some(netrc.to_owned()), ..self }
+    }
+
+    /// Returns who one is where, as the file says. The system's own need not be there, nor be readable for everybody.
+    fn netrc(&self) -> Result<Netrc, StoreError> {
+        let system = || configuration().join("netrc");
+        let place = self.netrc.clone().unwrap_or_else(system);
+        match std::fs::read_to_string(&place) {
+            Ok(text) => Ok(Netrc::parse(&text)),
+            Err(_) if self.netrc.is_none() => Ok(Netrc::default()),
+            Err(error) => {
+                let why = format!("{}: {error}", place.display());
+                Err(StoreError::Web { url: self.to_string(), why })
+            }
+        }
     }
 
     /// Makes what asks it.
     ///
     /// # Errors
-    /// When the certificates to trust cannot be read.
+    /// When the certificates to trust or the passwords cannot be read.
     pub(super) fn client(&self) -> Result<WebClient, StoreError> {
-        let failed = |why: String| StoreError::Web { url: shown(&self.0), why };
+        let failed = |why: String| StoreError::Web { url: self.to_string(), why };
         // Whoever was first has chosen, and there is no other choice.
         let _chosen = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
             .user_agent(concat!("nix-quorum/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(PATIENCE);
-        if let Some(place) = std::env::var_os(CERTIFICATES).filter(|place| !place.is_empty()) {
+        if let Some(place) = variable(CERTIFICATES) {
             let read = |why: String| failed(format!("{CERTIFICATES}={}: {why}", place.display()));
             let bundle = std::fs::read(&place).map_err(|error| read(error.to_string()))?;
             let certificates = Certificate::from_pem_bundle(&bundle).map_err(|error| read(error.to_string()))?;
             builder = builder.tls_certs_only(certificates);
         }
         let client = builder.build().map_err(|error| failed(chain(&error)))?;
-        Ok(WebClient { client, base: self.0.clone() })
+        Ok(WebClient { client, base: self.url.clone(), netrc: Arc::new(self.netrc()?) })
     }
 }
 
 impl fmt::Display for Web {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(shown(&self.0).trim_end_matches('/'))
+        f.write_str(shown(&self.url).trim_end_matches('/'))
     }
 }
 
@@ -105,6 +137,7 @@ impl fmt::Display for Web {
 pub(super) struct WebClient {
     client: Client,
     base: Url,
+    netrc: Arc<Netrc>,
 }
 
 impl fmt::Display for WebClient {
@@ -185,7 +218,7 @@ impl WebClient {
     }
 
     /// Opens an object for a thread that may block; none if there is none.
-    pub(super) async fn open(&self, place: &str) -> Result<Option<Body>, StoreError> {
+    pub(super) async fn open(&self, place: &str) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
         let url = self.url(place)?;
         let mut tries = Tries::new(&url);
         let response = loop {
@@ -195,24 +228,31 @@ impl WebClient {
                 Err(failed) => tries.again(failed).await?,
             }
         };
+        let encoding = encoding(&response);
         let (pieces, receiver) = mpsc::channel(WAITING);
-        let client = self.clone();
-        tokio::spawn(async move { client.pass(url, response, pieces).await });
-        Ok(Some(Body { pieces: receiver, pending: Bytes::new() }))
+        let (client, asked) = (self.clone(), url.clone());
+        tokio::spawn(async move { client.pass(asked, response, pieces).await });
+        let body = Box::new(Body { pieces: receiver, pending: Bytes::new() });
+        let decoded = decode(body, &encoding);
+        decoded.map(Some).map_err(|error| StoreError::Web { url: shown(&url), why: format!("it is {error}") })
     }
 
     /// Hands on a body. Where it breaks off, the rest of the same version is asked for, if the server sends parts.
     async fn pass(&self, url: Url, mut response: Response, pieces: mpsc::Sender<io::Result<Option<Bytes>>>) {
-        let header = |name| response.headers().get(name).cloned();
-        let (tag, ranges) = (header(ETAG), header(ACCEPT_RANGES));
+        let tag = response.headers().get(ETAG).cloned();
+        let ranges = response.headers().get(ACCEPT_RANGES);
         let can_resume = tag.is_some() && ranges.is_some_and(|value| value == "bytes");
-        let (mut passed, mut tries) = (0_u64, Tries::new(&url));
+        let (mut passed, mut tries, mut rate) = (0_u64, Tries::new(&url), Rate::default());
         loop {
-            let failed = match response.chunk().await {
+            let asked = Instant::now();
+            let came = response.chunk().await;
+            let failed = match came {
                 Ok(Some(piece)) => {
                     passed += piece.len() as u64;
                     tries = Tries::new(&url);
-                    if pieces.send(Ok(Some(piece))).await.is_err() {
+                    let comes = rate.comes(piece.len(), asked.elapsed());
+                    let piece = if comes { Ok(Some(piece)) } else { Err(too_slow(&url)) };
+                    if pieces.send(piece).await.is_err() || !comes {
                         return;
                     }
                     continue;
@@ -234,9 +274,10 @@ impl WebClient {
                 }
                 let mut headers = HeaderMap::new();
                 headers.insert(RANGE, format!("bytes={passed}-").parse().expect("digits can stand in a header"));
-                headers.extend(tag.clone().map(|tag| (IF_RANGE, tag)));
+                // A weak tag is none for this purpose, so what comes is held against it below.
+                headers.extend(tag.clone().filter(|tag| !is_weak(tag)).map(|tag| (IF_RANGE, tag)));
                 failed = Some(match self.ask(Method::GET, &url, headers).await {
-                    Ok(Answer::Here(rest)) if rest.status() == StatusCode::PARTIAL_CONTENT => break rest,
+                    Ok(Answer::Here(rest)) if is_rest(&rest, passed, tag.as_ref()) => break rest,
                     Ok(_) => Failed { why: "it was replaced while it was read".into(), passing: false, after: None },
                     Err(failed) => failed,
                 });
@@ -247,22 +288,29 @@ impl WebClient {
     /// Returns where something is that the cache names: below its own address, or elsewhere, as in Nix.
     fn url(&self, place: &str) -> Result<Url, StoreError> {
         let wrong = |why: &str| StoreError::Web { url: policy::escaped(place), why: why.to_owned() };
-        let absolute = ["https://", "http://"].iter().any(|scheme| place.starts_with(scheme));
-        let url =
-            if absolute { Url::parse(place) } else { self.base.join(&format!("./{}", place.trim_start_matches('/'))) };
-        let mut url = url.map_err(|_| wrong("this is no place in a cache"))?;
-        if !absolute && !url.path().starts_with(self.base.path()) {
-            return Err(wrong("this leads out of the cache"));
+        let mut url = self.base.join(place).map_err(|_| wrong("this is no place in a cache"))?;
+        if !["http", "https"].contains(&url.scheme()) {
+            return Err(wrong("expected a place in the cache or an address that begins with https:// or http://"));
         }
-        if !absolute && url.query().is_none() {
+        // What else the cache's address says, such as a token, goes nowhere else.
+        if self.is_in_cache(&url) && url.query().is_none() {
             url.set_query(self.base.query());
         }
         Ok(url)
     }
 
+    fn is_in_cache(&self, url: &Url) -> bool {
+        url.origin() == self.base.origin() && url.path().starts_with(self.base.path())
+    }
+
     async fn ask(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Answer, Failed> {
-        let sent = self.client.request(method, url.clone()).headers(headers).send().await;
-        let response = sent.map_err(|error| Failed {
+        let mut request = self.client.request(method, url.clone()).headers(headers);
+        let login = url.host_str().and_then(|host| self.netrc.login(host));
+        if let Some(Login { name, password }) = login.filter(|_| url.username().is_empty() && url.password().is_none())
+        {
+            request = request.basic_auth(name, Some(password));
+        }
+        let response = request.send().await.map_err(|error| Failed {
             // What is wrong with a request, or with where it was sent on to, will be so again.
             passing: !(error.is_builder() || error.is_redirect()),
             why: chain(&error),
@@ -294,8 +342,55 @@ fn after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
+/// Returns how a body was compressed for the transport.
+fn encoding(response: &Response) -> String {
+    let all = response.headers().get_all(CONTENT_ENCODING);
+    // What is no text is no name either, and is refused as such.
+    let texts: Vec<_> = all.iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    texts.join(",")
+}
+
+fn is_weak(tag: &HeaderValue) -> bool {
+    tag.as_bytes().starts_with(b"W/")
+}
+
+/// Says whether an answer is the rest of a body, of the version that was read before.
+fn is_rest(answer: &Response, from: u64, tag: Option<&HeaderValue>) -> bool {
+    let header = |name| answer.headers().get(name);
+    let range = header(CONTENT_RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes "));
+    let begins = range.and_then(|range| range.split_once('-')?.0.trim().parse().ok());
+    answer.status() == StatusCode::PARTIAL_CONTENT && begins == Some(from) && header(ETAG) == tag
+}
+
+/// How fast a body comes. Only the time counts in which its reader waits for it.
+#[derive(Default)]
+struct Rate {
+    bytes: usize,
+    waited: Duration,
+}
+
+impl Rate {
+    /// Notes bytes that were waited for, and says whether what comes is enough to go on.
+    fn comes(&mut self, bytes: usize, waited: Duration) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.waited += waited;
+        if self.waited < PERIOD {
+            return true;
+        }
+        let enough = self.bytes >= LEAST;
+        *self = Self::default();
+        enough
+    }
+}
+
+fn too_slow(url: &Url) -> io::Error {
+    let why = format!("cannot read {}: less than {LEAST} bytes came in {} s", shown(url), PERIOD.as_secs());
+    io::Error::new(ErrorKind::TimedOut, why)
+}
+
 /// Reads a body of at most `limit` bytes.
 async fn whole(mut response: Response, limit: u64) -> Result<Bytes, Failed> {
+    let encoding = encoding(&response);
     let mut bytes = Vec::new();
     loop {
         match response.chunk().await {
@@ -303,7 +398,10 @@ async fn whole(mut response: Response, limit: u64) -> Result<Bytes, Failed> {
             Ok(Some(_)) => {
                 return Err(Failed { why: format!("it has more than {limit} bytes"), passing: false, after: None });
             }
-            Ok(None) => return Ok(bytes.into()),
+            Ok(None) => {
+                let decoded = decode_whole(bytes.into(), &encoding, limit);
+                return decoded.map_err(|error| Failed { why: error.to_string(), passing: false, after: None });
+            }
             Err(error) => return Err(Failed { why: chain(&error), passing: true, after: None }),
         }
     }
@@ -380,19 +478,19 @@ impl Read for Body {
 mod tests {
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
     /// A server on loopback that gives each request the next of some answers, as it is written down, and then hangs up.
     struct Scripted {
         base: String,
-        /// The request lines that came, each with its `Range` and `If-Range`.
+        /// The request lines that came, each with its `Range`, `If-Range` and `Authorization`.
         asked: Arc<Mutex<Vec<String>>>,
     }
 
     impl Scripted {
-        fn start(answers: Vec<String>) -> Self {
+        fn start(answers: Vec<impl Into<Vec<u8>> + Send + 'static>) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
             let base = format!("http://{}/cache", listener.local_addr().expect("a port"));
             let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -403,12 +501,13 @@ mod tests {
                     let mut lines = BufReader::new(&stream).lines().map(|line| line.expect("a header"));
                     let mut request = lines.next().unwrap_or_default();
                     for line in lines.take_while(|line| !line.is_empty()) {
-                        if line.to_lowercase().contains("range:") {
-                            request += &format!(" {}", line.to_lowercase());
+                        let (name, value) = line.split_once(':').unwrap_or_default();
+                        if ["range", "if-range", "authorization"].contains(&name.to_lowercase().as_str()) {
+                            request += &format!(" {}:{value}", name.to_lowercase());
                         }
                     }
                     heard.lock().expect("nobody panics here").push(request);
-                    (&stream).write_all(answer.as_bytes()).expect("a client");
+                    (&stream).write_all(&answer.into()).expect("a client");
                 }
             });
             Self { base, asked }
@@ -428,7 +527,7 @@ mod tests {
         format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
     }
 
-    async fn read(body: Body) -> io::Result<String> {
+    async fn read(body: Box<dyn Read + Send>) -> io::Result<String> {
         let reading = tokio::task::spawn_blocking(move || io::read_to_string(body));
         reading.await.expect("nobody panics here")
     }
@@ -465,18 +564,63 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("a port"));
         std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().expect("a client");
-            let mut begun = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
-            while begun.is_ok() {
-                std::thread::sleep(Duration::from_millis(100));
-                begun = stream.write_all(b"x");
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a client");
+                let mut begun = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+                while begun.is_ok() {
+                    std::thread::sleep(Duration::from_millis(100));
+                    begun = stream.write_all(b"x");
+                }
             }
         });
         let began = Instant::now();
         let client = Web::parse(&base).expect("an address").client().expect("a client");
         let error = client.get("a", 1_000).await.expect_err("it never comes whole").to_string();
         assert!(error.contains("did not come whole"), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(30));
+        let body = client.open("nar/b").await.expect("an answer").expect("it is there");
+        let error = read(body).await.expect_err("it comes too slowly").to_string();
+        assert!(error.contains("/nar/b") && error.contains("less than"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn only_the_time_counts_in_which_a_reader_waits() {
+        let mut rate = Rate::default();
+        // A fast server, and a reader that takes hours.
+        assert!((0..1_000).all(|_| rate.comes(1, Duration::ZERO)));
+        assert!(rate.comes(LEAST, PERIOD) && !rate.comes(LEAST - 1, PERIOD) && rate.comes(LEAST, 2 * PERIOD));
+    }
+
+    #[tokio::test]
+    async fn what_is_compressed_for_the_transport_is_decompressed() {
+        let gzip = |text: &str| {
+            let mut bytes = Vec::new();
+            let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::default());
+            encoder.read_to_end(&mut bytes).expect("memory is enough");
+            bytes
+        };
+        let encoded =
+            |headers: &str, bytes: &[u8]| [answer("200 OK", headers, bytes.len(), "").as_bytes(), bytes].concat();
+        let bomb = gzip(&"x".repeat(10_000));
+        assert!(bomb.len() < 100);
+        let server = Scripted::start(vec![
+            encoded("Content-Encoding: gzip\r\n", &gzip("narinfo")),
+            encoded("Content-Encoding: identity\r\nContent-Encoding: GZIP\r\n", &gzip("a NAR")),
+            encoded("Content-Encoding: gzip\r\n", &bomb),
+            encoded("Content-Encoding: gzip\r\n", &bomb[..20]),
+            encoded("Content-Encoding: secret\r\n", b"?"),
+            encoded("Content-Encoding: secret\r\n", b"?"),
+        ]);
+        let client = server.client();
+        assert_eq!(client.get("a", 100).await.expect("an answer").expect("it is there"), "narinfo");
+        let body = client.open("nar/b").await.expect("an answer").expect("it is there");
+        assert_eq!(read(body).await.expect("all of it"), "a NAR");
+        let get = async |place| client.get(place, 100).await.expect_err(place).to_string();
+        assert!(get("bomb").await.contains("more than 100 bytes"));
+        assert!(get("half").await.contains("/cache/half"));
+        assert!(get("secret").await.contains("compressed with secret"));
+        let Err(error) = client.open("secret").await else { panic!("nobody knows how to read it") };
+        assert!(error.to_string().contains("compressed with secret"), "{error}");
     }
 
     #[tokio::test]
@@ -499,20 +643,38 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_off_is_read_on_where_its_version_is_the_same() {
         let ranges = "ETag: \"v1\"\r\nAccept-Ranges: bytes\r\n";
+        let part = |ranges: &str, range: &str, length, body: &str| {
+            let headers = format!("{ranges}Content-Range: bytes {range}/10\r\n");
+            answer("206 Partial Content", &headers, length, body)
+        };
         let server = Scripted::start(vec![
             answer("200 OK", ranges, 10, "0123"),
             answer("500 Oops", "", 0, ""),
-            answer("206 Partial Content", ranges, 6, "45"),
-            answer("206 Partial Content", ranges, 4, "6789"),
+            part(ranges, "4-9", 6, "45"),
+            part(ranges, "6-9", 4, "6789"),
         ]);
         let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
         assert_eq!(read(body).await.expect("all of it"), "0123456789");
         let on = |from: usize| format!("GET /cache/nar/x HTTP/1.1 range: bytes={from}- if-range: \"v1\"");
         assert_eq!(server.asked(), ["GET /cache/nar/x HTTP/1.1".to_owned(), on(4), on(4), on(6)]);
-        // Another version comes whole, and is none of this one's.
-        let server = Scripted::start(vec![answer("200 OK", ranges, 10, "0123"), answer("200 OK", ranges, 4, "abcd")]);
+        // Another version comes whole, and is none of this one's; nor is another part, or the same of another version.
+        let other = ranges.replace("v1", "v2");
+        for second in [
+            answer("200 OK", ranges, 4, "abcd"),
+            part(ranges, "0-9", 6, "456789"),
+            part(&other, "4-9", 6, "456789"),
+            answer("206 Partial Content", ranges, 6, "456789"),
+        ] {
+            let server = Scripted::start(vec![answer("200 OK", ranges, 10, "0123"), second.clone()]);
+            let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+            assert!(read(body).await.expect_err(&second).to_string().contains("replaced"), "{second}");
+        }
+        // A weak tag cannot be asked for, but compared.
+        let weak = ranges.replace("\"v1", "W/\"v1");
+        let server = Scripted::start(vec![answer("200 OK", &weak, 10, "0123"), part(&weak, "4-9", 6, "456789")]);
         let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
-        assert!(read(body).await.expect_err("another version").to_string().contains("replaced"));
+        assert_eq!(read(body).await.expect("all of it"), "0123456789");
+        assert_eq!(server.asked()[1], "GET /cache/nar/x HTTP/1.1 range: bytes=4-");
         // A server that sends no parts is not asked for one.
         let server = Scripted::start(vec![answer("200 OK", "", 10, "0123")]);
         let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
@@ -521,16 +683,50 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_leads_out_of_a_cache_or_grows_without_end() {
+    async fn nothing_grows_without_end() {
         let server = Scripted::start(vec![answer("200 OK", "", 200, &"x".repeat(200))]);
-        let client = server.client();
-        let error = client.get("a", 100).await.expect_err("it is too long").to_string();
+        let error = server.client().get("a", 100).await.expect_err("it is too long").to_string();
         assert!(error.contains("more than 100 bytes"), "{error}");
-        for place in ["../secret", "nar/../../x", "/../x"] {
-            assert!(client.get(place, 100).await.is_err(), "{place}");
+    }
+
+    #[tokio::test]
+    async fn passwords_come_from_the_address_or_a_file() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let netrc = folder.path().join("netrc");
+        std::fs::write(&netrc, "machine 127.0.0.1 login ann password secret").expect("room for a file");
+        let server = Scripted::start(vec![answer("404 Not Found", "", 0, ""); 3]);
+        let web = Web::parse(&server.base).expect("an address");
+        let named = Web::parse(&server.base.replace("//", "//ben:other@")).expect("an address");
+        for web in [web.clone(), web.clone().with_netrc(&netrc), named.with_netrc(&netrc)] {
+            assert_eq!(web.client().expect("a client").get("a", 100).await.expect("an answer"), None);
         }
-        assert_eq!(client.url("nar/a?b=c").expect("a place").as_str(), format!("{}/nar/a?b=c", server.base));
-        assert_eq!(client.url("https://else.example/x").expect("a place").as_str(), "https://else.example/x");
+        let asked = "GET /cache/a HTTP/1.1";
+        let said = |who: &str| format!("{asked} authorization: Basic {who}");
+        // What base64 makes of ann:secret and ben:other.
+        assert_eq!(server.asked(), [asked.to_owned(), said("YW5uOnNlY3JldA=="), said("YmVuOm90aGVy")]);
+        let Err(error) = web.with_netrc(&folder.path().join("none")).client() else { panic!("there is no such file") };
+        assert!(error.to_string().contains("none: No such file"), "{error}");
+    }
+
+    #[test]
+    fn places_are_meant_as_on_the_web() {
+        let client = |base: &str| Web::parse(base).expect("an address").client().expect("a client");
+        let cache = client("https://host/cache?token=t");
+        for (place, url) in [
+            ("nar/a", "https://host/cache/nar/a?token=t"),
+            ("nar/a?b=c", "https://host/cache/nar/a?b=c"),
+            ("/nar/a", "https://host/nar/a"),
+            ("/cache/nar/a", "https://host/cache/nar/a?token=t"),
+            ("../nar/a", "https://host/nar/a"),
+            ("https://else.example/x", "https://else.example/x"),
+            ("//else.example/x", "https://else.example/x"),
+        ] {
+            assert_eq!(cache.url(place).expect(place).as_str(), url);
+        }
+        for place in ["file:///etc/passwd", "ftp://host/a", "nar:a", "data:,a"] {
+            assert!(cache.url(place).is_err(), "{place}");
+        }
+        assert_eq!(client("http://host").url("/nar/a").expect("a place").as_str(), "http://host/nar/a");
     }
 
     #[test]
@@ -539,7 +735,7 @@ mod tests {
             assert!(Web::parse(text).is_err(), "{text}");
         }
         let secret = Web::parse("https://ann:secret@host/a").expect("an address");
-        assert_eq!(shown(&secret.0), "https://ann@host/a/");
+        assert_eq!(shown(&secret.url), "https://ann@host/a/");
         assert_eq!(without_password("https://ann:secret@host/a?b=c"), "https://ann@host/a?b=c");
         assert_eq!(without_password("s3://bucket?region=x"), "s3://bucket?region=x");
     }

@@ -8,7 +8,6 @@ use verifier::{StoreDir, StorePath};
 
 use super::StoreError;
 use super::binary_cache::{CACHE_INFO, MAX_NARINFO, choose_store_dir, hash_part_of, parse_cache_info, parse_narinfo};
-use super::decompress::decompress;
 use super::derivation::outputs;
 use super::reading::{Listed, Nar, Outputs, Pace, Statement, Statements, Store};
 use super::web::{Web, WebClient};
@@ -85,7 +84,7 @@ impl Store for WebCache {
             return Ok(None);
         };
         match self.client.open(&file.url).await? {
-            Some(body) => Ok(Some(Nar::Bytes(decompress(Box::new(body), file)?))),
+            Some(body) => Ok(Some(Nar::compressed(body, file)?)),
             None => Ok(None),
         }
     }

@@ -60,14 +60,16 @@ enum Part {
 }
 
 impl Download {
-    /// Asks for an object; none if there is none.
-    pub(super) async fn start(bucket: &Bucket, key: &Key) -> Result<Option<Self>, ObjectError> {
+    /// Asks for an object, and returns its `Content-Encoding` too; none if there is none.
+    pub(super) async fn start(bucket: &Bucket, key: &Key) -> Result<Option<(Self, String)>, ObjectError> {
         let Part::Here(answer) = ask(bucket, key, None, None).await? else {
             return Ok(None);
         };
         let (place, length) = (bucket.place(key.as_str()), length(bucket, key, &answer)?);
         let metadata = Metadata { size: length, version: version(answer.e_tag(), answer.last_modified(), &place)? };
-        Ok(Some(Self { bucket: bucket.clone(), key: key.clone(), metadata, left: 0..length, body: Some(answer.body) }))
+        let encoding = answer.content_encoding.unwrap_or_default();
+        let (bucket, key) = (bucket.clone(), key.clone());
+        Ok(Some((Self { bucket, key, metadata, left: 0..length, body: Some(answer.body) }, encoding)))
     }
 
     /// Asks for an object's first slice from the byte `from` on, or for all of it where the provider sends no parts; none if there
