@@ -174,7 +174,7 @@ fn put_summary(out: &mut impl Write, report: &Report, subject: &Subject<'_>) -> 
         0 => String::new(),
         rules => format!(" and {}", count(rules, "rule")),
     };
-    writeln!(out, "{}; {contents}. The policy wants {demand}{rules}.", outcome(report))
+    writeln!(out, "{}: {}; {contents}. The policy wants {demand}{rules}.", subject.store, outcome(report))
 }
 
 /// Returns in a line how many paths stand and how many do not.
