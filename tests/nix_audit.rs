@@ -4,9 +4,8 @@ mod support;
 
 use std::fs;
 
-use support::s3::{public_s3s_fs, s3s_fs};
 use support::{
-    Client, Closure, NixDaemon, PROGRAM, Scratch, Shell, SshServer, Transport, WebServer, keys, only_as_root, policy,
+    Client, Closure, EachKind, NixDaemon, PROGRAM, Scratch, Shell, Transport, WebServer, keys, policy, verdicts,
 };
 
 with_each_client!(
@@ -33,7 +32,8 @@ impl World {
         let scratch = Scratch::new();
         let mut shell = Shell::new(client, &scratch.path().join("client"));
         fs::write(scratch.path().join("policy.toml"), policy(&keys(), &[])).expect("a policy");
-        shell.set("Q", format!("{PROGRAM} verify --policy {}", scratch.path().join("policy.toml").display()));
+        let place = scratch.path().join("policy.toml").display().to_string();
+        shell.set("Q", format!("{PROGRAM} verify --policy {place}")).set("POLICY", place);
         shell.set("L1", closure.signed_by_one().display().to_string());
         shell.set("LS", closure.signed_by_two().display().to_string());
         shell.set("C", &*closure.top).set("T", closure.path("node-1-tree")).set("A", closure.path("node-0-file"));
@@ -60,16 +60,7 @@ impl World {
 
     /// Returns what an audit says of each path, and its exit code.
     fn verdicts(&self, store: &str, options: &str) -> String {
-        let shell = &self.shell;
-        let command = format!(
-            "env NIX_QUORUM_CONFIG=/dev/null AWS_EC2_METADATA_DISABLED=true $Q --store '{store}' {options} --json"
-        );
-        let ran = shell.run(&format!("{command} >$W/report"));
-        let query = r#".paths[] | [.path, .standing, ([.findings[].code] | sort | join(" ")), (.signers | join(" "))] | join(": ")"#;
-        let verdicts = shell.must(&format!("jq -r '{query}' $W/report"));
-        // What a daemon behind ssh warns of comes through.
-        let complaints: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("warning:")).collect();
-        format!("{verdicts}\n(exit code {}){}", ran.status, complaints.join("\n"))
+        verdicts(&self.shell, store, &format!("--policy \"$POLICY\" {options}"))
     }
 }
 
@@ -83,47 +74,24 @@ fn each_kind_of_store_says_the_same(client: &'static Client) {
     assert!(expected.contains("-node-1-tree: fails: : a b"), "{expected}");
     assert!(expected.contains("-node-4-outputs-doc: stands: : a b"), "{expected}");
     assert!(expected.ends_with("(exit code 2)"), "{expected}");
-    let daemon = world.daemon();
-    let xz = world.cache("xz", "");
-    let stores = [
-        format!("local?root={}", root.display()),
-        daemon.uri(Transport::Unix),
-        daemon.socket(),
-        daemon.uri(Transport::SshNg),
-        xz,
-        world.cache("zstd", "compression=zstd"),
-        world.cache("bzip2", "compression=bzip2"),
-        world.cache("gzip", "compression=gzip"),
-        world.cache("br", "compression=br"),
-        world.cache("none", "compression=none"),
-        world.place("none").display().to_string(),
-    ];
-    for store in &stores {
+    let _xz = world.cache("xz", "");
+    let (directory, name) = (world.scratch.path().join("servers"), client.name.replace(['.', '_'], "-"));
+    let each = EachKind::start(client, &world.shell, &directory, &root, &world.place("xz"), &format!("audit-{name}"));
+    let mut stores =
+        ["zstd", "bzip2", "gzip", "br", "none"].map(|name| world.cache(name, &format!("compression={name}"))).to_vec();
+    stores.push(world.place("none").display().to_string());
+    for store in each.uris.iter().chain(&stores) {
         assert_eq!(world.verdicts(store, "-r $C"), expected, "{store}");
         let unread = world.verdicts(store, "-r --no-contents $C");
         // What stands by its content address alone does so by its bytes.
         assert_eq!(unread.lines().count(), expected.lines().count(), "{store}: {unread}");
         if !store.starts_with("http") {
             assert_eq!(world.verdicts(store, "--all"), expected, "{store}");
+            continue;
         }
+        let listed = world.shell.run(&format!("$Q --store {store} --all"));
+        assert!(listed.stderr.contains("does not list its paths") && listed.status == 4, "{}", listed.stderr);
     }
-    let web = WebServer::start(&world.place("xz"));
-    assert_eq!(world.verdicts(&web.uri(), "-r $C"), expected);
-    let listed = world.shell.run(&format!("$Q --store {} --all", web.uri()));
-    assert!(listed.stderr.contains("does not list its paths") && listed.status == 4, "{}", listed.stderr);
-    if let (Some(server), Some(public)) = (s3s_fs(), public_s3s_fs()) {
-        let bucket = format!("audit-{}", client.name.replace(['.', '_'], "-"));
-        server.make_bucket(&bucket);
-        world.shell.must(&format!("cp -r $W/xz/. {}", server.folder(&bucket).display()));
-        // Nobody is asked who they are there.
-        assert_eq!(world.verdicts(&public.uri(&bucket), "-r $C"), expected);
-        assert_eq!(world.verdicts(&public.uri(&bucket), "--all"), expected);
-    }
-    only_as_root(|| {
-        let ssh = SshServer::start(&world.scratch.path().join("ssh"), &world.shell);
-        let program = world.scratch.path().join("daemon/stdio");
-        assert_eq!(world.verdicts(&ssh.uri(&program.display().to_string()), "-r $C"), expected);
-    });
 }
 
 /// One file of a tree is other than it was, and one path's contents are gone.

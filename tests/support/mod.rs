@@ -2,6 +2,7 @@
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
 mod adding;
+mod audit;
 mod building;
 mod case;
 mod client;
@@ -18,6 +19,7 @@ mod table;
 mod upkeep;
 
 pub use adding::adding;
+pub use audit::{EachKind, verdicts};
 pub use building::building;
 pub use case::{Case, Like, fails, works};
 pub use client::{Client, Version, only_as_root, skip, with_client};

@@ -17,6 +17,7 @@ mod keyring;
 mod listing;
 mod minisign;
 mod nar;
+mod nar_end;
 mod path_info;
 mod realisation;
 mod signature;
@@ -33,6 +34,7 @@ pub use key::{KeyError, KeyName, PublicKey, SecretKey};
 pub use keyring::{Keyring, KeyringError, Signer, SignerId, TrustedKey, Window};
 pub use minisign::{Administrator, Administrators, AdministratorsError, Endorsement};
 pub use nar::{AddressRequest, NarDigest, NarError, digest_nar};
+pub use nar_end::NarEnd;
 pub use nix_derivation::{
     CAHash, ContentAddressMethod, HashAlgorithm, NixHash, NixHasher, StoreDir, StorePath, nixbase32,
 };

@@ -8,7 +8,7 @@ use support::fixture;
 use support::nar::{Tree, any_tree, directory_of, empty_directory, link_to, nested, padding, token, tokens};
 use support::reader::{Broken, Dribble, Wide};
 use support::{cases, vectors};
-use verifier::{AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, NarHash, digest_nar};
+use verifier::{AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarEnd, NarError, NarHash, digest_nar};
 
 fn digest(nar: &[u8]) -> Result<NarDigest, NarError> {
     digest_nar(nar, None)
@@ -402,6 +402,30 @@ proptest! {
             let pieces = digest_nar(Dribble::new(&nar, &sizes), request.as_ref());
             prop_assert_eq!(whole.as_ref().ok(), pieces.as_ref().ok(), "{:?}", request);
         }
+    }
+
+    #[test]
+    fn its_end_is_found_whatever_it_holds_and_whatever_follows(
+        tree in any_tree(prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300),
+            // What looks like the end of one, or like the beginning of a string.
+            Just(token(b")")),
+            Just(tokens(&[b"(", b"type", b"regular", b"contents"])),
+            Just(b")".to_vec()),
+        ]),
+        behind in prop::collection::vec(any::<u8>(), 0..40),
+        sizes in prop::collection::vec(1..100_usize, 1..6),
+    ) {
+        let nar = tree.to_nar();
+        let all = [&nar[..], &behind].concat();
+        let (mut end, mut at, mut sizes) = (NarEnd::default(), 0, sizes.iter().cycle());
+        while at < all.len() && !end.is_reached() {
+            let size = sizes.next().expect("it goes round");
+            at += end.pass(&all[at..all.len().min(at + size)]);
+        }
+        prop_assert_eq!((at, end.is_reached()), (nar.len(), true));
+        let mut early = NarEnd::default();
+        prop_assert_eq!((early.pass(&nar[..nar.len() - 1]), early.is_reached()), (nar.len() - 1, false));
     }
 
     #[test]

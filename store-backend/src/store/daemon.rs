@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use verifier::{StoreDir, StorePath};
+use verifier::{NarEnd, StoreDir, StorePath};
 
 use super::StoreError;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
@@ -121,7 +121,8 @@ impl Connections {
         StoreError::Stalled { place: self.remote.to_string(), seconds: PATIENCE.as_secs() }
     }
 
-    /// Hands on so many bytes of a NAR. The connection is of further use if whoever reads them finds that they are one.
+    /// Hands on a NAR, or so many bytes of one that is larger: where it is smaller than was stated, nothing comes any more. The
+    /// connection is of further use if whoever reads it finds that it is what was stated.
     async fn pass(
         self: Arc<Self>,
         mut client: Client,
@@ -129,15 +130,20 @@ impl Connections {
         blocks: mpsc::Sender<io::Result<Bytes>>,
         whole: oneshot::Receiver<()>,
     ) {
-        let mut left = size;
-        while left > 0 {
-            let block = match timeout(PATIENCE, client.nar_block(left)).await {
+        let (mut left, mut end) = (size, NarEnd::default());
+        while left > 0 && !end.is_reached() {
+            let came = tokio::select! {
+                came = timeout(PATIENCE, client.nar_block(left)) => came,
+                () = blocks.closed() => return,
+            };
+            let block = match came {
                 Ok(Ok(block)) if block.is_empty() => {
                     let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
                     Err(io::Error::new(ErrorKind::UnexpectedEof, why))
                 }
                 Ok(Ok(block)) => {
                     left -= block.len() as u64;
+                    end.pass(&block);
                     Ok(block)
                 }
                 Ok(Err(error)) => Err(io::Error::other(error)),
