@@ -106,6 +106,22 @@ fn the_store_that_nobody_named_is_named() {
     }
 }
 
+/// What is at the other end of a connection may be whoever one audits.
+#[test]
+fn the_other_end_does_not_write_to_the_terminal() {
+    let folder = world();
+    write(folder.path(), "evil", "#!/bin/sh\nprintf '\\033[2Jall is well\\r\\n%05000d\\n' 0 >&2\n");
+    let program = folder.path().join("evil");
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
+    let store = format!("ssh-ng://localhost?remote-program={}", program.display());
+    let output = quorum(folder.path(), &["verify", "--policy", "policy.toml", "--store", &store, "result"]).output();
+    let output = output.expect("the program runs");
+    let said = String::from_utf8(output.stderr).expect("it is text");
+    assert!(said.starts_with("\\u{1b}[2Jall is well\n0000"), "{said:?}");
+    assert!(!said.contains('\u{1b}') && said.lines().all(|line| line.len() <= 5000), "{said:?}");
+    assert_eq!(output.status.code(), Some(4), "{said:?}");
+}
+
 #[test]
 fn what_cannot_be_checked_exits_with_4() {
     let folder = world();

@@ -1,14 +1,17 @@
 //! The worker protocol from the other end: asking a daemon, ours or Nix's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::time::timeout;
 use verifier::{PathInfo, StoreDir, StorePath};
 
 use crate::protocol::{
@@ -58,6 +61,24 @@ const MOST_LINES: usize = 100;
 /// that waits for its answer to be taken never makes us wait for it to take a question.
 pub const MOST_ASKED: usize = 64;
 
+/// How long the last words of a program that has ended may take to come.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Longest line of a program's that is passed on whole, in bytes.
+const LINE: u64 = 4096;
+
+/// Passes on to our standard error what a program says on its own.
+async fn pass_on(said: ChildStderr) {
+    let (mut said, mut line) = (BufReader::new(said), Vec::new());
+    while matches!((&mut said).take(LINE).read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
+        let text = String::from_utf8_lossy(&line);
+        let shown = policy::bounded(text.trim_end_matches(['\n', '\r']), 2 * line.len());
+        // Where nobody can read it, nothing is lost that anybody could have read.
+        let _unread = writeln!(std::io::stderr(), "{shown}");
+        line.clear();
+    }
+}
+
 type Input = Box<dyn AsyncRead + Send + Sync + Unpin>;
 type Output = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
@@ -86,19 +107,26 @@ impl Client {
     }
 
     /// Starts a program that speaks the protocol on its standard input and output, such as `ssh HOST nix-daemon --stdio`.
-    /// What it says on standard error goes where ours does.
+    /// What it says on standard error goes where ours does, escaped: the other end of a connection may have written it.
     ///
     /// # Errors
     /// When it cannot be started, or does not speak the protocol.
     pub async fn start(mut command: Command, store_dir: &StoreDir) -> Result<Self, ClientError> {
         let place = command.as_std().get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let connect = |source| ClientError::Connect { place: place.clone(), source };
         let mut process = command.spawn().map_err(connect)?;
-        let (Some(output), Some(input)) = (process.stdin.take(), process.stdout.take()) else {
+        let pipes = (process.stdin.take(), process.stdout.take(), process.stderr.take());
+        let (Some(output), Some(input), Some(said)) = pipes else {
             return Err(connect(std::io::Error::other("it was started without pipes")));
         };
-        Self::greet(Box::new(input), Box::new(output), Some(process), store_dir).await
+        let passing = tokio::spawn(pass_on(said));
+        let greeted = Self::greet(Box::new(input), Box::new(output), Some(process), store_dir).await;
+        if greeted.is_err() {
+            // It has ended, and what it said says why.
+            let _said = timeout(LAST_WORDS, passing).await;
+        }
+        greeted
     }
 
     async fn greet(
