@@ -199,7 +199,7 @@ async fn one_thing_wrong_is_one_bit() {
         ("another's NAR", |_, text| other_nar(&text), 1, &["lib: content-mismatch"]),
         (
             "a compression that is not read",
-            |_, text| text.replace("Compression: none", "Compression: br"),
+            |_, text| text.replace("Compression: none", "Compression: lrzip"),
             4,
             &["lib: missing-content"],
         ),
@@ -258,6 +258,27 @@ async fn what_is_missing_is_told_apart() {
     std::fs::write(folder.path().join("00000000000000000000000000000000.narinfo"), "nonsense").expect("room");
     let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
     assert_eq!((audit.faults.bits(), audit.notes.len()), (6, 1), "what is no narinfo may have been a path");
+}
+
+/// A store that makes its paths up does not fill the memory of who audits it.
+#[tokio::test]
+async fn references_beyond_the_limit_are_not_gone_through() {
+    let mut packages: Vec<Package> = Vec::new();
+    for number in 0..20 {
+        let below: Vec<&Package> = packages.iter().collect();
+        packages.push(package(&format!("path-{number}"), number, &below, &["a", "b"]));
+    }
+    let folder = cache(&packages.iter().collect::<Vec<_>>(), |_, text| text);
+    let audit = |number: usize| {
+        let scope = Scope::Closures(of(&packages[number]), Outputs::LeaveOut);
+        let folder = folder.path();
+        async move { outcome(&audit_cache(folder, scope, Contents::Leave).await) }
+    };
+    // 0 + 1 + … + 13 are 91 references, and 14 more are too many.
+    assert_eq!(audit(13).await, (0, Vec::new()));
+    let (bits, causes) = audit(14).await;
+    assert_eq!(bits, 4);
+    assert!(!causes.is_empty() && causes.iter().all(|cause| cause.ends_with(": limit-exceeded")), "{causes:?}");
 }
 
 #[tokio::test]

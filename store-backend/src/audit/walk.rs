@@ -14,14 +14,17 @@ use super::path::{PathAudit, audit_path};
 use super::{Audit, AuditError, Contents, Faults, Measure, Outputs, Progress};
 use crate::store::{History, Store};
 
-/// Paths that wait to be looked at, at most, before others are asked for.
-const MOST_WAITING: usize = 2_048;
+/// Paths that wait to be looked at, with their references, at most, before others are asked for.
+const MOST_WAITING: usize = 16_384;
 
 /// Most unreadable objects that are named; whoever mends these asks again.
 const MAX_UNREADABLE: usize = 10;
 
 /// Most paths of one audit: twenty times the largest closures there are. A store that names more makes them up as it goes.
 const MAX_PATHS: usize = 2_000_000;
+
+/// Most references of all paths of one audit, for the same reason.
+const MAX_REFERENCES: usize = if cfg!(test) { 100 } else { 50_000_000 };
 
 /// Whether a path's references are gone through too.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,8 +63,10 @@ pub(super) struct Walk {
     works: JoinSet<Vec<Audited>>,
     /// How many of them are at work at once.
     room: Arc<Semaphore>,
-    /// Paths whose audit has begun and not ended.
+    /// Paths whose audit has begun and not ended, with their references.
     waiting: usize,
+    /// References of all paths so far.
+    references: usize,
     nodes: Vec<Node>,
     facts: HashMap<Arc<StorePath>, Facts>,
     /// Those whose audit was asked for by name.
@@ -86,6 +91,7 @@ impl Walk {
             works: JoinSet::new(),
             room: Arc::new(Semaphore::new(at_once())),
             waiting: 0,
+            references: 0,
             nodes: Vec::new(),
             facts: HashMap::new(),
             roots: BTreeSet::new(),
@@ -162,6 +168,10 @@ impl Walk {
                     let mut works = Vec::new();
                     for (path, answer) in answers? {
                         match answer {
+                            Ok(Some(gathered)) if !self.has_room(&gathered) => {
+                                let why = format!("the paths have more than {MAX_REFERENCES} references");
+                                self.unchecked(path, Finding::new(Code::LimitExceeded, why));
+                            }
                             Ok(Some(gathered)) => {
                                 if matches!(references, References::Follow(_)) {
                                     self.follow(&gathered, &mut seen, &mut queue);
@@ -184,6 +194,16 @@ impl Walk {
                 else => return Ok(()),
             }
         }
+    }
+
+    /// Counts the references of a path, and says whether there are not too many.
+    fn has_room(&mut self, gathered: &Gathered) -> bool {
+        let references = self.references.saturating_add(gathered.statement.info.references.len());
+        let fits = references <= MAX_REFERENCES;
+        if fits {
+            self.references = references;
+        }
+        fits
     }
 
     /// Puts what a path refers to on the list, where it is not yet.
@@ -217,7 +237,7 @@ impl Walk {
                 self.notes.insert(note);
             }
         }
-        self.waiting += works.len();
+        self.waiting += works.iter().map(|work| 1 + work.references.len()).sum::<usize>();
         // Contents take their time, each its own; signatures take so little that a task for each would take more.
         let each = match self.measure.contents {
             Contents::Read => 1,
@@ -245,7 +265,7 @@ impl Walk {
 
     /// Takes what came of some paths.
     fn take(&mut self, audits: Vec<Audited>) {
-        self.waiting -= audits.len();
+        self.waiting -= audits.iter().map(|audited| 1 + audited.references.len()).sum::<usize>();
         self.progress.done(audits.len());
         for Audited { path, references, audit } in audits {
             let PathAudit { own, facts, faults } = audit;
