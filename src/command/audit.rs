@@ -13,13 +13,14 @@ use verifier::{StoreDir, StorePath, Timestamp};
 
 use super::CommandError;
 use super::load::PolicyArguments;
-use crate::render;
+use crate::render::{self, Subject};
 
 /// Most bytes that are read of a list of paths: some hundred thousand of them.
 const MAX_LIST: u64 = 64 << 20;
 
 /// A store, and what it is held against.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "The store, and whom to trust")]
 pub struct Against {
     /// The store, as Nix names it: daemon, unix:///SOCKET or ssh-ng://HOST (a gate, or nix-daemon); local, or a store's root such
     /// as / or /mnt; file:///DIRECTORY, https://HOST or s3://BUCKET (a binary cache, ours or one that stock Nix wrote). Unless
@@ -58,6 +59,7 @@ pub struct Against {
 
 /// Which paths of it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Which paths")]
 pub struct Which {
     /// Check all that the paths refer to as well.
     #[arg(short, long)]
@@ -82,9 +84,11 @@ pub struct Which {
 /// A store that was opened, with what it is held against.
 pub struct Opened {
     pub store: Arc<dyn Store>,
-    pub policy: Arc<Policy>,
+    policy: Arc<Policy>,
     substituters: Vec<Substituter>,
-    pub now: Timestamp,
+    /// The URIs of the store and of the substituters, as others may see them.
+    shown: (String, Vec<String>),
+    now: Timestamp,
 }
 
 /// What an audit found, and how much it read for that.
@@ -113,7 +117,11 @@ impl Against {
             let other = self.open_store(uri, Some(store.store_dir())).await?;
             substituters.push(Substituter::new(&without_password(uri), other));
         }
-        Ok(Opened { store, policy: Arc::new(policy), substituters, now: render::now() })
+        let shown = (
+            without_password(&StoreUri::meant(&self.store)),
+            self.substituters.iter().map(|uri| without_password(uri)).collect(),
+        );
+        Ok(Opened { store, policy: Arc::new(policy), substituters, shown, now: render::now() })
     }
 
     /// Opens a store to read it. Nothing is made or changed.
@@ -139,12 +147,6 @@ impl Against {
     /// Returns what tells the store apart from others.
     pub fn identity(&self) -> Result<String, CommandError> {
         Ok(StoreUri::parse(&self.store)?.identity())
-    }
-
-    /// Returns the stores' URIs as others may see them: the store's own, and those of the substituters.
-    pub fn shown(&self) -> (String, Vec<String>) {
-        let substituters = self.substituters.iter().map(|uri| without_password(uri)).collect();
-        (without_password(&StoreUri::meant(&self.store)), substituters)
     }
 }
 
@@ -204,6 +206,12 @@ impl Opened {
         let auditing = audit(self.store.clone(), scope, measure, progress.clone());
         let audit = render::with_progress(auditing, &progress).await?;
         Ok(Finished { audit, read: progress.snapshot().bytes })
+    }
+
+    /// Returns what a report is about that says what came of an audit.
+    pub fn subject(&self, contents: Contents, read: u64) -> Subject<'_> {
+        let (store, substituters) = &self.shown;
+        Subject { store, substituters, policy: &self.policy, contents, read, now: self.now }
     }
 }
 

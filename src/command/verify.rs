@@ -9,7 +9,10 @@ use store_backend::store::store_path_of;
 
 use super::audit::{Against, Finished, Which};
 use super::{CommandError, runtime};
-use crate::render::{self, Detail, ReportFormat, Subject};
+use crate::render::{self, Detail, ReportFormat};
+
+const CONTENTS: &str = "Contents";
+const REPORT: &str = "The report";
 
 /// What is checked, and against what.
 #[derive(Debug, Args)]
@@ -19,29 +22,29 @@ pub struct Arguments {
     #[command(flatten)]
     which: Which,
     /// Read the contents and check them against what was signed. This is what is done unless --no-contents is given.
-    #[arg(long, overrides_with = "no_contents")]
+    #[arg(long, overrides_with = "no_contents", help_heading = CONTENTS)]
     contents: bool,
     /// Check signatures alone, and leave contents unread.
-    #[arg(long)]
+    #[arg(long, help_heading = CONTENTS)]
     no_contents: bool,
     /// Do not read contents again that this file says were read, and note in it those that are: so an audit that was broken off goes
     /// on where it was.
-    #[arg(long, value_name = "LOG", conflicts_with = "no_contents")]
+    #[arg(long, value_name = "LOG", conflicts_with = "no_contents", help_heading = CONTENTS)]
     since: Option<PathBuf>,
     /// The form of the report.
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(long, value_name = "FORMAT", default_value = "text", help_heading = REPORT)]
     format: ReportFormat,
     /// The same as --format json.
-    #[arg(long, conflicts_with = "format")]
+    #[arg(long, conflicts_with = "format", help_heading = REPORT)]
     json: bool,
     /// Write the report to this file, in place of standard output.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "explain")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "explain", help_heading = REPORT)]
     output: Option<PathBuf>,
     /// Name every path that does not stand, with all that was found.
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = REPORT)]
     verbose: bool,
     /// Show what there is to say of one path, signature by signature, in place of the report.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "json"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["format", "json"], help_heading = REPORT)]
     explain: Option<String>,
 }
 
@@ -60,9 +63,7 @@ async fn verify(arguments: Arguments) -> Result<ExitCode, CommandError> {
         None => None,
     };
     let Finished { audit, read } = opened.audit(scope, contents, log).await?;
-    let (store, substituters) = arguments.against.shown();
-    let subject =
-        Subject { store: &store, substituters: &substituters, policy: &opened.policy, contents, read, now: opened.now };
+    let subject = opened.subject(contents, read);
     match explained {
         Some(path) if audit.report.place_of(&path).is_none() => {
             let path = store_dir.render_path(&path);

@@ -8,7 +8,7 @@ use store_backend::store::{Meaning, store_path_of};
 
 use super::audit::{Against, Finished, resolve};
 use super::{CommandError, runtime};
-use crate::render::{self, Subject};
+use crate::render;
 
 /// What refers to what.
 #[derive(Debug, Args)]
@@ -42,14 +42,6 @@ async fn why(arguments: Arguments) -> Result<ExitCode, CommandError> {
     if arguments.roots.is_empty() {
         audit.roots = audit.report.tops();
     }
-    let (store, substituters) = arguments.against.shown();
-    let subject = Subject {
-        store: &store,
-        substituters: &substituters,
-        policy: &opened.policy,
-        contents: Contents::Leave,
-        read,
-        now: opened.now,
-    };
+    let subject = opened.subject(Contents::Leave, read);
     render::why(&audit, &subject, &path, render::format(arguments.json))
 }
