@@ -6,6 +6,7 @@
 mod asking;
 mod contents;
 mod files;
+mod hashing;
 mod outcome;
 mod path;
 mod progress;

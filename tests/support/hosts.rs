@@ -4,9 +4,10 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::s3::Process;
 use super::shell::Shell;
 
 /// How long a server may take to start when the machine is busy.
@@ -14,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Python's own web server on loopback, ended when dropped.
 pub struct WebServer {
-    process: Child,
+    process: Process,
     port: u16,
 }
 
@@ -24,9 +25,9 @@ impl WebServer {
         let mut command = Command::new("python3");
         command.args(["-u", "-m", "http.server", "--bind", "127.0.0.1", "0", "--directory"]).arg(directory);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process = command.spawn().expect("python3 starts");
+        let mut process = Process(command.spawn().expect("python3 starts"));
         let mut line = String::new();
-        let output = process.stdout.take().expect("it is piped");
+        let output = process.0.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut line).expect("its first line says where it is");
         let port = line.split_whitespace().skip_while(|word| *word != "port").nth(1).and_then(|port| port.parse().ok());
         Self { process, port: port.expect("its first line says where it is") }
@@ -38,16 +39,9 @@ impl WebServer {
     }
 }
 
-impl Drop for WebServer {
-    fn drop(&mut self) {
-        let _gone_already = self.process.kill();
-        let _reaped = self.process.wait();
-    }
-}
-
 /// An SSH server on loopback that lets one key in, ended when dropped.
 pub struct SshServer {
-    process: Child,
+    process: Process,
     directory: PathBuf,
     port: u16,
     /// In base 64, as URIs have it.
@@ -81,7 +75,7 @@ impl SshServer {
             let log = directory.join(format!("log-{port}"));
             let mut command = Command::new("/usr/sbin/sshd");
             command.args(["-D", "-f", &place("config"), "-E"]).arg(&log).stdin(Stdio::null());
-            let process = command.spawn().expect("sshd starts");
+            let process = Process(command.spawn().expect("sshd starts"));
             let (directory, host_key) = (directory.to_owned(), host_key.clone());
             let mut server = Self { process, directory, port, host_key };
             let begun = Instant::now();
@@ -90,7 +84,7 @@ impl SshServer {
                 if said.contains("Server listening on") {
                     return server;
                 }
-                let ended = server.process.try_wait().expect("a child's status").is_some();
+                let ended = server.process.0.try_wait().expect("a child's status").is_some();
                 assert!(begun.elapsed() < PATIENCE, "sshd does not listen: {said}");
                 if ended {
                     assert!(said.contains("Address already in use"), "sshd has ended: {said}");
@@ -110,12 +104,5 @@ impl SshServer {
             key.display(),
             self.host_key.replace('+', "%2B").replace('=', "%3D"),
         )
-    }
-}
-
-impl Drop for SshServer {
-    fn drop(&mut self) {
-        let _gone_already = self.process.kill();
-        let _reaped = self.process.wait();
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, newest};
 use super::closure::Keys;
-use super::s3::{Account, S3};
+use super::s3::{Account, Process, S3};
 use super::shell::{SANDBOX, Shell};
 
 /// The program under test.
@@ -68,7 +68,7 @@ impl Storage {
 
 /// A `nix-quorum serve`, ended when dropped.
 pub struct Gate {
-    process: Child,
+    process: Process,
     directory: PathBuf,
 }
 
@@ -84,9 +84,9 @@ impl Gate {
         fs::write(directory.join("policy.toml"), policy).expect("a policy");
         let socket = directory.join("s");
         write_script(&directory.join("stdio"), &format!("exec '{PROGRAM}' \"$@\" --socket '{}'", socket.display()));
-        let process = Self::command(directory, storage, options).spawn().expect("nix-quorum starts");
+        let process = Process(Self::command(directory, storage, options).spawn().expect("nix-quorum starts"));
         let mut gate = Self { process, directory: directory.to_owned() };
-        until_it_answers(&mut gate.process, &socket, directory);
+        until_it_answers(&mut gate.process.0, &socket, directory);
         gate.until_it_logs(0, " serving ");
         gate
     }
@@ -101,7 +101,7 @@ impl Gate {
             &format!("exec '{PROGRAM}' \"$@\" --view staging --staging-socket '{place}'"),
         );
         let mut gate = Self::start(directory, policy, &["--staging-socket", &place]);
-        until_it_answers(&mut gate.process, &socket, directory);
+        until_it_answers(&mut gate.process.0, &socket, directory);
         gate
     }
 
@@ -173,7 +173,7 @@ impl Gate {
 
     /// Returns its process, for those who end it without asking.
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     /// Returns the command that looks into its store: to be followed by a subcommand.
@@ -219,7 +219,7 @@ impl Gate {
     pub fn reload(&self, policy: &str) -> String {
         fs::write(self.directory.join("policy.toml"), policy).expect("a policy");
         let before = self.log().len();
-        let pid = rustix::process::Pid::from_child(&self.process);
+        let pid = rustix::process::Pid::from_child(&self.process.0);
         rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it still runs");
         self.until_it_logs(before, "read again")
     }
@@ -241,22 +241,15 @@ impl Gate {
 
     /// Ends it as an administrator would; returns its exit status.
     pub fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.process);
+        let pid = rustix::process::Pid::from_child(&self.process.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it still runs");
-        self.process.wait().expect("a child's status").code()
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let _gone_already = self.process.kill();
-        let _reaped = self.process.wait();
+        self.process.0.wait().expect("a child's status").code()
     }
 }
 
 /// A client's `nix-daemon` over a store of its own, ended when dropped.
 pub struct NixDaemon {
-    process: Child,
+    process: Process,
     directory: PathBuf,
     root: PathBuf,
 }
@@ -287,9 +280,9 @@ impl NixDaemon {
         );
         let mut command = shell.command(&place("stdio"));
         command.stdin(Stdio::null()).stderr(File::create(directory.join("log")).expect("a log"));
-        let process = command.spawn().expect("nix-daemon starts");
+        let process = Process(command.spawn().expect("nix-daemon starts"));
         let mut daemon = Self { process, directory: directory.to_owned(), root: root.to_owned() };
-        until_it_answers(&mut daemon.process, Path::new(&socket), directory);
+        until_it_answers(&mut daemon.process.0, Path::new(&socket), directory);
         daemon
     }
 
@@ -305,13 +298,6 @@ impl NixDaemon {
     /// Returns the URI of its socket, for who cannot or will not see its files.
     pub fn socket(&self) -> String {
         format!("unix://{}", self.directory.join("s").display())
-    }
-}
-
-impl Drop for NixDaemon {
-    fn drop(&mut self) {
-        let _gone_already = self.process.kill();
-        let _reaped = self.process.wait();
     }
 }
 

@@ -1,20 +1,20 @@
 //! Contents: hashed as they pass by, in bounded memory, and compared with what is said of them.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write as _};
 use std::sync::Arc;
 
 use policy::{Address, Code, Finding, Strength};
-use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 use verifier::{
-    AddressProof, AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, NarHash, PathInfo,
-    StoreDir, digest_nar,
+    AddressProof, AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir,
+    digest_nar,
 };
 
 use super::Progress;
 use super::files::digest_files;
+use super::hashing::{Count, Hashing};
 use crate::client::ClientError;
-use crate::store::{Nar, ReadNar, Statement, Store, StoreError};
+use crate::store::{Nar, Statement, Store, StoreError};
 
 /// Bytes that are hashed at a time.
 const BLOCK: usize = 128 << 10;
@@ -72,15 +72,15 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
     let (size, request) = (info.nar_size, AddressRequest::of_path(info));
     let expected_hash = info.nar_hash;
     let digesting = spawn_blocking(move || match nar {
-        Nar::Bytes(reader) => {
-            let mut reader = Passing { inner: reader, left: size, size, progress };
+        Nar::Bytes(mut reader) => {
+            let count = Count::up_to(size, progress);
             // Its hash says all there is to say of it; only a content address may be about what is in it.
             let digest = match &request {
-                Some(request) => digest_nar(&mut reader, Some(request))?,
-                None => hash_nar(&mut reader)?,
+                Some(request) => digest_nar(Passing { inner: &mut reader, count }, Some(request))?,
+                None => hash_nar(&mut reader, count)?,
             };
             if (digest.nar_hash, digest.nar_size) == (expected_hash, size) {
-                reader.inner.was_whole();
+                reader.was_whole();
             }
             Ok(digest)
         }
@@ -105,21 +105,17 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
 }
 
 /// Hashes a NAR as it is.
-fn hash_nar(reader: &mut impl Read) -> Result<NarDigest, NarError> {
-    let (mut sha256, mut nar_size) = (Sha256::new(), 0);
-    let mut block = vec![0; BLOCK];
+fn hash_nar(reader: &mut dyn Read, count: Count) -> Result<NarDigest, NarError> {
+    let (mut sink, mut block) = (Hashing::new(count), vec![0; BLOCK]);
     loop {
-        match reader.read(&mut block) {
-            Ok(0) => break,
-            Ok(count) => {
-                sha256.update(&block[..count]);
-                nar_size += count as u64;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(source) => return Err(NarError::Read { offset: nar_size, source }),
-        }
+        let passed = match reader.read(&mut block) {
+            Ok(0) => return Ok(sink.finish()),
+            Ok(count) => sink.write_all(&block[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        };
+        passed.map_err(|source| NarError::Read { offset: sink.passed(), source })?;
     }
-    Ok(NarDigest::of_hash(NarHash::from_sha256(sha256.finalize().into()), nar_size))
 }
 
 /// Compares the content address with the bytes, which are those that are vouched for.
@@ -176,27 +172,16 @@ fn complaint(error: &NarError) -> Complaint {
     }
 }
 
-/// A NAR that passes by: counted, and cut off where it has more bytes than are said to be there.
-struct Passing {
-    inner: Box<dyn ReadNar>,
-    left: u64,
-    size: u64,
-    progress: Arc<Progress>,
+/// A NAR that passes by, and is counted.
+struct Passing<'a> {
+    inner: &'a mut dyn Read,
+    count: Count,
 }
 
-impl Read for Passing {
+impl Read for Passing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // One byte more than there should be is enough to know that there is too much.
-        let room = buffer.len().min(usize::try_from(self.left.saturating_add(1)).unwrap_or(usize::MAX));
-        let count = self.inner.read(&mut buffer[..room])?;
-        match self.left.checked_sub(count as u64) {
-            Some(left) => self.left = left,
-            None => {
-                let why = format!("there are more than the stated {} bytes", self.size);
-                return Err(io::Error::new(ErrorKind::InvalidData, why));
-            }
-        }
-        self.progress.read(count);
+        let count = self.inner.read(buffer)?;
+        self.count.pass(count)?;
         Ok(count)
     }
 }

@@ -11,10 +11,10 @@ use std::thread;
 
 use nix_archive::nar::{Encoder, Error as ArchiveError};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
-use sha2::{Digest as _, Sha256};
-use verifier::{AddressRequest, NarDigest, NarError, NarHash, digest_nar};
+use verifier::{AddressRequest, NarDigest, NarError, digest_nar};
 
 use super::Progress;
+use super::hashing::{Count, Hashing};
 
 /// Bytes that are read and handed on at a time: enough for the system's part to count for little.
 const BLOCK: usize = 128 << 10;
@@ -30,14 +30,12 @@ pub(super) fn digest_files(
     size: u64,
     progress: Arc<Progress>,
 ) -> Result<NarDigest, NarError> {
-    let count = Count { passed: 0, size, progress };
+    let count = Count::up_to(size, progress);
     let Some(request) = request else {
-        let mut sink = Hashing { sha256: Sha256::new(), count };
+        let mut sink = Hashing::new(count);
         let encoded = encode(&mut sink, place);
-        let offset = sink.count.passed;
-        encoded.map_err(|error| NarError::Read { offset, source: understood(error) })?;
-        let nar_hash = NarHash::from_sha256(sink.sha256.finalize().into());
-        return Ok(NarDigest::of_hash(nar_hash, offset));
+        encoded.map_err(|error| NarError::Read { offset: sink.passed(), source: understood(error) })?;
+        return Ok(sink.finish());
     };
     let (blocks, receiver) = sync_channel(WAITING);
     thread::scope(|scope| {
@@ -151,43 +149,6 @@ fn understood(error: ArchiveError) -> io::Error {
         ArchiveError::Io(error) => error,
         ArchiveError::FileChanged(_) => io::Error::other(error.to_string()),
         error => io::Error::new(ErrorKind::InvalidData, error.to_string()),
-    }
-}
-
-/// Counts the bytes of a NAR, and stops where there are more than are said to be there.
-struct Count {
-    passed: u64,
-    size: u64,
-    progress: Arc<Progress>,
-}
-
-impl Count {
-    fn pass(&mut self, count: usize) -> io::Result<()> {
-        self.passed += count as u64;
-        self.progress.read(count);
-        if self.passed > self.size {
-            let why = format!("there are more than the stated {} bytes", self.size);
-            return Err(io::Error::new(ErrorKind::InvalidData, why));
-        }
-        Ok(())
-    }
-}
-
-/// Hashes what is written to it.
-struct Hashing {
-    sha256: Sha256,
-    count: Count,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.count.pass(bytes.len())?;
-        self.sha256.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -54,9 +54,9 @@ struct Lines {
     _process: Process,
 }
 
-/// A process that ends when its standard input does.
+/// A process that is ended when this is dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
