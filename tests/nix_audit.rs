@@ -5,13 +5,15 @@ mod support;
 use std::fs;
 
 use support::{
-    Client, Closure, EachKind, NixDaemon, PROGRAM, Scratch, Shell, Transport, WebServer, keys, policy, verdicts,
+    Client, Closure, EachKind, NixDaemon, PROGRAM, Scratch, Shell, Transport, Version, WebServer, keys, policy,
+    verdicts,
 };
 
 with_each_client!(
     each_kind_of_store_says_the_same,
     damage_is_found_in_each_kind_of_store,
     paths_are_named_as_in_nix,
+    outputs_that_depend_on_their_contents_are_known,
     signatures_elsewhere_count
 );
 
@@ -185,6 +187,34 @@ fn paths_are_named_as_in_nix(client: &'static Client) {
         ] {
             let said = shell.run(&format!("{verify} {named}"));
             assert!(said.status == 4 && said.stderr.contains(says), "{store}: {named}: {}", said.stderr);
+        }
+    }
+}
+
+/// Which path such an output is, the store says, whatever it is: a realisation of the derivation itself or of what it came to.
+fn outputs_that_depend_on_their_contents_are_known(client: &'static Client) {
+    let mut world = World::of(client);
+    let root = world.closure.content_addressed();
+    world.shell.set("L", root.display().to_string()).set("X", "--extra-experimental-features ca-derivations");
+    let listed = world.shell.must("ls $L/nix/store | grep -- '-ca-top.drv$' | sed s,^,/nix/store/,");
+    let derivations: Vec<&str> = listed.lines().collect();
+    assert_eq!(derivations.len(), 2, "one says what it needs by its derivation, one by its path");
+    let daemon = NixDaemon::start_over(&root, &world.scratch.path().join("addressed"), client, &world.shell, &keys());
+    let mut stores = vec![root.display().to_string()];
+    if client.version >= Version::new("2.26") {
+        // The oldest daemon knows no outputs of a derivation that it has not built itself, and its client copies none.
+        let outputs = derivations.iter().map(|derivation| format!("{derivation}^out")).collect::<Vec<_>>().join(" ");
+        world.shell.must(&format!(
+            "nix copy $X --no-check-sigs --derivation --from $L --to file://$W/ca {}
+             nix copy $X --no-check-sigs --from $L --to file://$W/ca {outputs}",
+            derivations.join(" ")
+        ));
+        stores.extend([daemon.socket(), format!("file://{}/ca", world.shell.place.display())]);
+    }
+    for store in &stores {
+        for derivation in &derivations {
+            let said = world.verdicts(store, &format!("'{derivation}^out'"));
+            assert!(said.contains("-ca-top: "), "{store}: {derivation}: {said}");
         }
     }
 }

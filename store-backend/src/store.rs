@@ -8,6 +8,7 @@ mod derivation;
 mod directories;
 mod installable;
 mod local;
+mod modulo;
 mod nar;
 mod netrc;
 mod place;

@@ -28,6 +28,9 @@ pub enum RealisationError {
     /// The output's id is neither `sha256:…!name` nor `drv-path^name`.
     #[error("expected an output id such as sha256:…!out, found {0:?}")]
     BadId(String),
+    /// It is about another output than the one that it was kept for.
+    #[error("expected a realisation of {0}, found one of {1}")]
+    OtherOutput(String, String),
     /// A path is not a store path's base name.
     #[error("expected the base name of a store path, found {0:?}")]
     BadPath(String),
@@ -136,6 +139,22 @@ impl Realisation {
     /// When it is not one.
     pub fn parse_unkeyed(id: OutputId, text: &str) -> Result<Self, RealisationError> {
         Self::of_value(id, &read_json(text)?)
+    }
+
+    /// Reads what a binary cache keeps for an output. Nix has written the newer form with its key around it and without.
+    ///
+    /// # Errors
+    /// When it is none, or is about another output.
+    pub fn parse_object(id: &OutputId, text: &str) -> Result<Self, RealisationError> {
+        let json = read_json(text)?;
+        let realisation = match id {
+            OutputId::Path { .. } if json.get("key").is_none() => Self::of_value(id.clone(), &json)?,
+            _ => Self::parse(text)?,
+        };
+        if realisation.id != *id {
+            return Err(RealisationError::OtherOutput(id.to_string(), realisation.id.to_string()));
+        }
+        Ok(realisation)
     }
 
     /// Returns what a signature covers: compact JSON with sorted members and without the signatures.

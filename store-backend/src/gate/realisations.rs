@@ -2,7 +2,6 @@
 
 use policy::{Code, Finding, Verdict};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use verifier::{Claim, Evidence, Judged, OutputId, Realisation, Timestamp};
 
 use super::admission::{ATTEMPTS, MAX_SIGNATURES};
@@ -165,19 +164,7 @@ fn history_key(realisation: &Realisation) -> Result<Key, StoreError> {
 }
 
 fn parse(id: &OutputId, bytes: &[u8]) -> Result<Realisation, GateError> {
-    let text = String::from_utf8_lossy(bytes);
-    let realisation = match id {
-        OutputId::Hash { .. } => Realisation::parse(&text)?,
-        OutputId::Path { .. } => {
-            // Nix has written this file with its key around it and without.
-            let keyed = serde_json::from_str::<Value>(&text).is_ok_and(|json| json.get("key").is_some());
-            if keyed { Realisation::parse(&text)? } else { Realisation::parse_unkeyed(id.clone(), &text)? }
-        }
-    };
-    if realisation.id != *id {
-        return Err(GateError::Unacceptable { path: id.to_string(), why: "its file is about another output".into() });
-    }
-    Ok(realisation)
+    Ok(Realisation::parse_object(id, &String::from_utf8_lossy(bytes))?)
 }
 
 fn weigh(realisation: &Realisation, history: &History, keyring: &verifier::Keyring) -> Evidence {

@@ -5,9 +5,9 @@ use std::io::ErrorKind;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use verifier::{FingerprintDigest, PathInfo, StoreDir, StorePath};
+use verifier::{FingerprintDigest, OutputId, PathInfo, StoreDir, StorePath};
 
-use super::binary_cache::{BinaryCache, EVIDENCE, NOTES, StoreError, hash_part_of, narinfo_key};
+use super::binary_cache::{BinaryCache, EVIDENCE, NOTES, StoreError, hash_part_of, narinfo_key, out_path};
 use super::derivation::outputs;
 use super::reading::{History, Listed, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
 use super::record::Record;
@@ -145,6 +145,11 @@ impl Store for BinaryCache {
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
         outputs(self, derivation).await
+    }
+
+    async fn realised(&self, id: &OutputId) -> Result<Option<StorePath>, StoreError> {
+        let object = self.realisation(id).await?;
+        object.map(|(bytes, _)| out_path(id, &bytes)).transpose()
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {

@@ -7,7 +7,8 @@ use nix_narinfo::{Compression, NarInfo, NixSignature};
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use verifier::{
-    ContentAddress, FingerprintDigest, NarHash, NixHash, OutputId, PathInfo, StoreDir, StorePath, nixbase32,
+    ContentAddress, FingerprintDigest, NarHash, NixHash, OutputId, PathInfo, Realisation, RealisationError, StoreDir,
+    StorePath, nixbase32,
 };
 
 use super::reading::NarFile;
@@ -23,7 +24,7 @@ pub(crate) const MAX_NARINFO: u64 = 1 << 20;
 pub(crate) const MAX_RECORD: u64 = 4 << 20;
 
 /// Longest realisation that is read, in bytes.
-const MAX_REALISATION: u64 = 1 << 20;
+pub(super) const MAX_REALISATION: u64 = 1 << 20;
 
 /// Where the evidence is: for each hash part a folder.
 pub(crate) const EVIDENCE: &str = "quorum/evidence/";
@@ -406,6 +407,13 @@ pub(crate) fn realisation_key(id: &OutputId) -> Result<Key, StoreError> {
         OutputId::Path { drv_path, output } => format!("build-trace-v2/{}/{output}.doi", drv_path.to_basename()),
     };
     Key::new(text).ok_or_else(|| StoreError::Name(id.to_string()))
+}
+
+/// Returns the path that a realisation names, read under an output's name.
+pub(super) fn out_path(id: &OutputId, bytes: &[u8]) -> Result<StorePath, StoreError> {
+    let read = Realisation::parse_object(id, &String::from_utf8_lossy(bytes));
+    let damaged = |why: RealisationError| StoreError::Derivation { path: id.to_string(), why: why.to_string() };
+    read.map(|realisation| realisation.out_path).map_err(damaged)
 }
 
 fn key(text: impl Into<String>) -> Key {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use verifier::{NarEnd, StoreDir, StorePath};
+use verifier::{NarEnd, OutputId, StoreDir, StorePath};
 
 use super::StoreError;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
@@ -210,6 +210,11 @@ impl Store for Daemon {
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
         self.ask(async |client: &mut Client| client.outputs(&derivation.info.path).await).await
+    }
+
+    async fn realised(&self, _: &OutputId) -> Result<Option<StorePath>, StoreError> {
+        // It was asked for the outputs themselves.
+        Ok(None)
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {

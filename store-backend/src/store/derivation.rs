@@ -5,9 +5,10 @@ use std::io::Read as _;
 use nix_archive::nar::{CaseHack, Event, decode_events, encode_path};
 use nix_derivation::Derivation;
 use tokio::task::spawn_blocking;
-use verifier::{StoreDir, StorePath};
+use verifier::{OutputId, StoreDir, StorePath};
 
 use super::StoreError;
+use super::modulo::output_hash;
 use super::reading::{Nar, Outputs, Statement, Store};
 use crate::object::ObjectError;
 
@@ -35,8 +36,42 @@ pub(crate) fn parse_derivation(path: &StorePath, nar: &[u8], store_dir: &StoreDi
     Derivation::from_aterm_bytes_in(text, name, store_dir.clone()).map_err(|error| error.to_string())
 }
 
-/// Reads from a store's derivation which outputs it has, and their paths, as far as these do not depend on their contents.
+/// Reads from a store's derivation which outputs it has, and their paths. Where these depend on their contents, the store says which
+/// they turned out to be.
 pub(super) async fn outputs(store: &dyn Store, statement: &Statement) -> Result<Outputs, StoreError> {
+    let path = &statement.info.path;
+    let derivation = derivation_of(store, statement).await?;
+    let path_of = |name: &str| {
+        let output = derivation.outputs().get(name)?;
+        output.path_in(derivation.store_dir(), derivation.name(), name).ok().flatten()
+    };
+    let mut outputs: Outputs = derivation.outputs().keys().map(|name| (name.clone(), path_of(name))).collect();
+    if outputs.values().all(Option::is_some) {
+        return Ok(outputs);
+    }
+    let hash = output_hash(store, path, derivation).await?;
+    for (name, known) in outputs.iter_mut().filter(|(_, known)| known.is_none()) {
+        let by_hash = hash.as_ref().map(|hash| OutputId::parse_hash(&format!("sha256:{hash}!{name}")));
+        // What is no name of an output has not been registered.
+        for id in [Some(OutputId::of_path(path.clone(), name)), by_hash].into_iter().flatten().flatten() {
+            if known.is_none() {
+                *known = store.realised(&id).await?;
+            }
+        }
+    }
+    Ok(outputs)
+}
+
+/// Reads a derivation by its path; none if it is not in the store.
+pub(super) async fn read_derivation(store: &dyn Store, path: &StorePath) -> Result<Option<Derivation>, StoreError> {
+    match store.statements(vec![path.clone()]).await.pop() {
+        Some((_, Ok(Some(statement)))) => derivation_of(store, &statement).await.map(Some),
+        Some((_, Err(error))) => Err(error),
+        Some((_, Ok(None))) | None => Ok(None),
+    }
+}
+
+async fn derivation_of(store: &dyn Store, statement: &Statement) -> Result<Derivation, StoreError> {
     let path = &statement.info.path;
     let failed = |why: String| StoreError::Derivation { path: store.store_dir().render_path(path), why };
     if !path.is_derivation() || statement.info.nar_size > MAX_DERIVATION_NAR {
@@ -44,12 +79,7 @@ pub(super) async fn outputs(store: &dyn Store, statement: &Statement) -> Result<
     }
     let nar = store.open_nar(statement).await?.ok_or_else(|| failed("its contents are not there".into()))?;
     let bytes = spawn_blocking(move || bytes_of(nar)).await.map_err(ObjectError::from)?.map_err(failed)?;
-    let derivation = parse_derivation(path, &bytes, store.store_dir()).map_err(failed)?;
-    let path_of = |name: &str| {
-        let output = derivation.outputs().get(name)?;
-        output.path_in(derivation.store_dir(), derivation.name(), name).ok().flatten()
-    };
-    Ok(derivation.outputs().keys().map(|name| (name.clone(), path_of(name))).collect())
+    parse_derivation(path, &bytes, store.store_dir()).map_err(failed)
 }
 
 fn bytes_of(nar: Nar) -> Result<Vec<u8>, String> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, params};
 use tokio::task::spawn_blocking;
-use verifier::{ContentAddress, NarHash, PathInfo, StoreDir, StorePath};
+use verifier::{ContentAddress, NarHash, OutputId, PathInfo, StoreDir, StorePath};
 
 use super::StoreError;
 use super::derivation::outputs;
@@ -329,6 +329,25 @@ impl Store for LocalStore {
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
         outputs(self, derivation).await
+    }
+
+    async fn realised(&self, id: &OutputId) -> Result<Option<StorePath>, StoreError> {
+        let OutputId::Hash { drv_hash, output } = id.clone() else {
+            return Ok(None);
+        };
+        self.ask(move |connection, store_dir| {
+            // Nix makes the table where somebody has enabled derivations of the kind.
+            let is_there = "select 1 from sqlite_master where type = 'table' and name = 'Realisations'";
+            if !connection.prepare_cached(is_there)?.exists([])? {
+                return Ok(None);
+            }
+            let find = "select path from Realisations join ValidPaths on ValidPaths.id = outputPath \
+                        where drvPath = ?1 and outputName = ?2";
+            let mut find = connection.prepare_cached(find)?;
+            let found = find.query_row(params![drv_hash, output], |row| row.get::<_, String>(0)).optional()?;
+            found.map(|path| parse(store_dir, &path)).transpose()
+        })
+        .await
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {

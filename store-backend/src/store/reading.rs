@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use nix_narinfo::Compression;
-use verifier::{Claim, PathInfo, StoreDir, StorePath, Timestamp};
+use verifier::{Claim, OutputId, PathInfo, StoreDir, StorePath, Timestamp};
 
 use super::StoreError;
 use crate::decompress::decompress;
@@ -156,6 +156,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot tell.
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError>;
+
+    /// Returns the path that an output turned out to be, as the store says; none if it does not say it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn realised(&self, id: &OutputId) -> Result<Option<StorePath>, StoreError>;
 
     /// Opens the NAR of a path; none if it is not there.
     ///

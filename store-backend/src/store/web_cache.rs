@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use verifier::{StoreDir, StorePath};
+use verifier::{OutputId, StoreDir, StorePath};
 
 use super::StoreError;
-use super::binary_cache::{CACHE_INFO, MAX_NARINFO, choose_store_dir, hash_part_of, parse_cache_info, parse_narinfo};
+use super::binary_cache::{
+    CACHE_INFO, MAX_NARINFO, MAX_REALISATION, choose_store_dir, hash_part_of, out_path, parse_cache_info,
+    parse_narinfo, realisation_key,
+};
 use super::derivation::outputs;
 use super::reading::{Listed, Nar, Outputs, Pace, Statement, Statements, Store};
 use super::web::{Web, WebClient};
@@ -77,6 +80,11 @@ impl Store for WebCache {
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
         outputs(self, derivation).await
+    }
+
+    async fn realised(&self, id: &OutputId) -> Result<Option<StorePath>, StoreError> {
+        let object = self.client.get(realisation_key(id)?.as_str(), MAX_REALISATION).await?;
+        object.map(|bytes| out_path(id, &bytes)).transpose()
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
