@@ -25,7 +25,7 @@ pub struct Against {
     /// The store, as Nix names it: daemon, unix:///SOCKET or ssh-ng://HOST (a gate, or nix-daemon); local, or a store's root such
     /// as / or /mnt; file:///DIRECTORY, https://HOST or s3://BUCKET (a binary cache, ours or one that stock Nix wrote). Unless
     /// given, this machine's.
-    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI", default_value = "auto", hide_default_value = true)]
+    #[arg(long, env = "NIX_QUORUM_STORE", value_name = "URI", default_value = "", hide_default_value = true)]
     store: String,
     /// Another store whose signatures count as well, where it has the same contents; may be given several times.
     #[arg(short, long = "substituter", env = "NIX_QUORUM_SUBSTITUTER", value_name = "URI", value_delimiter = ',')]

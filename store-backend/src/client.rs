@@ -17,6 +17,7 @@ use verifier::{PathInfo, StoreDir, StorePath};
 use crate::protocol::{
     Greeting, HandshakeError, RawPathInfo, Request, RequestError, Substitutes, greet_server, write_path_info,
 };
+use crate::store::MAX_PATHS;
 use crate::wire::{FrameWriter, Message, Reader, SocketSource, StringLimit, WireError, Writer};
 
 /// Why a daemon did not answer as asked.
@@ -67,16 +68,33 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Longest line of a program's that is passed on whole, in bytes.
 const LINE: u64 = 4096;
 
-/// Passes on to our standard error what a program says on its own.
-async fn pass_on(said: ChildStderr) {
+/// Lines of a program's that are passed on, at most.
+const MOST_PASSED_ON: usize = 1_000;
+
+/// Passes on to our standard error what a program says on its own, each line with the program's name, so that nobody takes it for
+/// our own words.
+async fn pass_on(name: String, said: ChildStderr) {
     let (mut said, mut line) = (BufReader::new(said), Vec::new());
-    while matches!((&mut said).take(LINE).read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
-        let text = String::from_utf8_lossy(&line);
-        let shown = policy::bounded(text.trim_end_matches(['\n', '\r']), 2 * line.len());
-        // Where nobody can read it, nothing is lost that anybody could have read.
-        let _unread = writeln!(std::io::stderr(), "{shown}");
+    for passed in 0.. {
         line.clear();
+        if !matches!((&mut said).take(LINE).read_until(b'\n', &mut line).await, Ok(count) if count > 0) {
+            return;
+        }
+        let text = match passed {
+            ..MOST_PASSED_ON => String::from_utf8_lossy(&line),
+            MOST_PASSED_ON => "it says more than is shown".into(),
+            _ => continue,
+        };
+        let shown = policy::bounded(text.trim_end_matches(['\n', '\r']), 2 * line.len().max(100));
+        // Where nobody can read it, nothing is lost that anybody could have read.
+        let _unread = writeln!(std::io::stderr(), "{name}: {shown}");
     }
+}
+
+/// Returns what people call a program.
+fn command_name(place: &str) -> String {
+    let name = Path::new(place).file_name().unwrap_or_default();
+    policy::escaped(&name.to_string_lossy())
 }
 
 type Input = Box<dyn AsyncRead + Send + Sync + Unpin>;
@@ -120,7 +138,8 @@ impl Client {
         let (Some(output), Some(input), Some(said)) = pipes else {
             return Err(connect(std::io::Error::other("it was started without pipes")));
         };
-        let passing = tokio::spawn(pass_on(said));
+        let name = command_name(&place);
+        let passing = tokio::spawn(pass_on(name, said));
         let greeted = Self::greet(Box::new(input), Box::new(output), Some(process), store_dir).await;
         if greeted.is_err() {
             // It has ended, and what it said says why.
@@ -311,8 +330,11 @@ impl Client {
     }
 
     async fn paths(&mut self) -> Result<BTreeSet<StorePath>, ClientError> {
-        let mut paths = BTreeSet::new();
-        for _ in 0..self.reader.u64().await? {
+        let (mut paths, count) = (BTreeSet::new(), self.reader.u64().await?);
+        if count > MAX_PATHS as u64 {
+            return Err(ClientError::Nonsense(format!("{count} paths, more than {MAX_PATHS}")));
+        }
+        for _ in 0..count {
             self.reader.renew_budget();
             let text = self.reader.string("a store path", StringLimit::Short).await?;
             paths.insert(self.parse(&text)?);

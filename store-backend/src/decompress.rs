@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use brotli_decompressor::Decompressor;
+use brotli_decompressor::{BrotliDecoderParameter, Decompressor};
 use bytes::Bytes;
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
@@ -20,9 +20,6 @@ const XZ_MEMORY_MAX: u64 = 80 << 20;
 
 /// Bytes that are decompressed at a time, where a decoder leaves that to its caller.
 const BLOCK: usize = 64 << 10;
-
-/// How often one object may be compressed over.
-const MOST_CODINGS: usize = 3;
 
 /// Nix's names of compressions that narinfos have no word of their own for.
 const BROTLI: &str = "br";
@@ -60,7 +57,12 @@ pub(crate) fn decompress(
         Compression::Bzip2 => Box::new(Decoder { inner: MultiBzDecoder::new(source), failed }),
         Compression::Gzip => Box::new(Decoder { inner: Gzip { unread: Some(source), decoder: None }, failed }),
         Compression::Other(name) if name == BROTLI => {
-            Box::new(Decoder { inner: Decompressor::new(source, BLOCK), failed })
+            let mut inner = Decompressor::new(source, BLOCK);
+            // Its format has windows of 16 MiB at the most, but for those that would take a gigabyte.
+            if !inner.set_parameter(BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW, 0) {
+                return Err(UnknownCompression(format!("{name} (of which no limits can be set)")));
+            }
+            Box::new(Decoder { inner, failed })
         }
         Compression::Other(name) if name == DEFLATE => Box::new(Decoder { inner: ZlibDecoder::new(source), failed }),
         Compression::Other(name) => return Err(UnknownCompression(name.clone())),
@@ -70,38 +72,53 @@ pub(crate) fn decompress(
 /// Undoes what a `Content-Encoding` says of an object: Nix's own caches have narinfos that are compressed for the transport.
 ///
 /// # Errors
-/// [`UnknownCompression`].
+/// [`UnknownCompression`], also where it was compressed twice: what that comes to could not be bounded.
 pub(crate) fn decode(
     encoded: Box<dyn Read + Send>,
     encoding: &str,
 ) -> Result<Box<dyn Read + Send>, UnknownCompression> {
-    let mut codings = Vec::new();
-    for coding in encoding.split(',').map(|coding| coding.trim().to_ascii_lowercase()) {
-        match coding.as_str() {
-            // The second is how a request came to S3 once, which some providers keep.
-            "" | "identity" | "aws-chunked" => {}
-            "x-gzip" => codings.push(Compression::Gzip),
-            other => codings.push(Compression::parse(other)),
-        }
+    match coding(encoding)? {
+        Compression::None => Ok(encoded),
+        coding => decompress(encoded, &coding),
     }
-    if codings.len() > MOST_CODINGS {
-        return Err(UnknownCompression(encoding.to_owned()));
-    }
-    codings.iter().rev().try_fold(encoded, |encoded, coding| decompress(encoded, coding))
 }
 
-/// As [`decode`], for an object of at most `limit` bytes, once it is decoded.
+/// As [`decode`], for an object of at most `limit` bytes, encoded and decoded.
 ///
 /// # Errors
 /// When it has more, is damaged, or is encoded in a way that is not read here.
-pub(crate) fn decode_whole(encoded: Bytes, encoding: &str, limit: u64) -> io::Result<Bytes> {
-    let mut bytes = Vec::new();
-    let decoded = decode(Box::new(io::Cursor::new(encoded)), encoding).map_err(io::Error::other)?;
-    decoded.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::other(format!("it has more than {limit} bytes")));
+pub(crate) async fn decode_whole(encoded: Bytes, encoding: &str, limit: u64) -> io::Result<Bytes> {
+    let coding = coding(encoding).map_err(io::Error::other)?;
+    if coding == Compression::None {
+        return Ok(encoded);
     }
-    Ok(bytes.into())
+    let decoding = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let decoded = decompress(Box::new(io::Cursor::new(encoded)), &coding).map_err(io::Error::other)?;
+        decoded.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::other(format!("it has more than {limit} bytes")));
+        }
+        Ok(bytes.into())
+    });
+    decoding.await.map_err(io::Error::other)?
+}
+
+/// Returns what a `Content-Encoding` means.
+fn coding(encoding: &str) -> Result<Compression, UnknownCompression> {
+    let mut found = Compression::None;
+    for coding in encoding.split(',').map(|coding| coding.trim().to_ascii_lowercase()) {
+        let coding = match coding.as_str() {
+            // The second is how a request came to S3 once, which some providers keep.
+            "" | "identity" | "aws-chunked" => continue,
+            "x-gzip" => Compression::Gzip,
+            other => Compression::parse(other),
+        };
+        if std::mem::replace(&mut found, coding) != Compression::None {
+            return Err(UnknownCompression(encoding.to_owned()));
+        }
+    }
+    Ok(found)
 }
 
 /// The compressed bytes; it notes whether reading them failed.
@@ -247,24 +264,34 @@ mod tests {
         }
     }
 
+    /// Such a window takes a gigabyte, and what it holds a few bytes.
     #[test]
-    fn what_was_encoded_for_the_transport_is_decoded() {
+    fn no_window_is_larger_than_the_format_has() {
+        // The byte that says that a large window follows, and a size of 2^30.
+        let large = [&[0x11, 30], BROTLI_TEXT].concat();
+        assert!(read(large, &Compression::Other(BROTLI.into())).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_encoded_for_the_transport_is_decoded() {
         let gzip = compressed().swap_remove(3).1;
-        let decode = |encoded: &[u8], encoding, limit| decode_whole(Bytes::copy_from_slice(encoded), encoding, limit);
+        let decode = |encoded: &[u8], encoding: &'static str, limit| {
+            decode_whole(Bytes::copy_from_slice(encoded), encoding, limit)
+        };
         let limit = TEXT.len() as u64;
         for encoding in ["gzip", "GZIP", "x-gzip", "aws-chunked,gzip", " identity, gzip "] {
-            assert_eq!(decode(&gzip, encoding, limit).expect(encoding), TEXT);
+            assert_eq!(decode(&gzip, encoding, limit).await.expect(encoding), TEXT);
         }
         for encoding in ["", "identity", "aws-chunked"] {
-            assert_eq!(decode(TEXT, encoding, limit).expect(encoding), TEXT);
+            assert_eq!(decode(TEXT, encoding, limit).await.expect(encoding), TEXT);
         }
+        let refused = async |encoded, encoding, limit| {
+            decode(encoded, encoding, limit).await.expect_err("it cannot be read").to_string()
+        };
+        assert_eq!(refused(&gzip, "gzip", limit - 1).await, "it has more than 78 bytes");
+        assert!(refused(&gzip, "compress", limit).await.contains("compressed with compress"));
         let twice = zstd::encode_all(&gzip[..], 3).expect("memory is enough");
-        assert_eq!(decode(&twice, "gzip, zstd", limit).expect("both"), TEXT);
-        assert_eq!(decode(&gzip, "gzip", limit - 1).expect_err("too long").to_string(), "it has more than 78 bytes");
-        assert!(
-            decode(&gzip, "compress", limit).expect_err("unknown").to_string().contains("compressed with compress")
-        );
-        assert!(decode(&gzip, "gzip,gzip,gzip,gzip", limit).is_err());
-        assert!(decode(&gzip[..gzip.len() - 1], "gzip", limit).is_err());
+        assert!(refused(&twice, "gzip, zstd", limit).await.contains("gzip, zstd"));
+        assert!(!refused(&gzip[..gzip.len() - 1], "gzip", limit).await.is_empty());
     }
 }

@@ -30,7 +30,7 @@ pub use installable::{Installable, InstallableError, Meaning};
 pub use nar::{BlockingNar, NarReadError, NarStream};
 pub use place::{Place, PlaceError};
 pub use reading::{
-    History, Listed, Nar, NarFile, Outputs, Pace, ReadNar, StatedSignature, Statement, Statements, Store,
+    History, Listed, MAX_PATHS, Nar, NarFile, Outputs, Pace, ReadNar, StatedSignature, Statement, Statements, Store,
 };
 pub(crate) use record::describe_info;
 pub use record::{FileFacts, NarRecord, Record, RecordError, SignatureRecord, State};

@@ -19,7 +19,7 @@ pub fn verdicts(shell: &Shell, store: &str, options: &str) -> String {
     let query = r#".paths[] | [.path, .standing, ([.findings[].code] | sort | join(" ")), (.signers | join(" "))] | join(": ")"#;
     let verdicts = shell.must(&format!("jq -r '{query}' $W/report"));
     // What a daemon behind ssh warns of comes through.
-    let complaints: Vec<&str> = ran.stderr.lines().filter(|line| !line.starts_with("warning:")).collect();
+    let complaints: Vec<&str> = ran.stderr.lines().filter(|line| !line.contains("warning:")).collect();
     format!("{verdicts}\n(exit code {}){}", ran.status, complaints.join("\n"))
 }
 

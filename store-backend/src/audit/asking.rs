@@ -25,6 +25,29 @@ pub(super) struct Gathered {
     pub(super) unknown: Option<String>,
 }
 
+impl Gathered {
+    fn statements(&self) -> impl Iterator<Item = &Statement> {
+        let others = self.elsewhere.iter().flatten().flatten();
+        others.chain([&self.statement])
+    }
+
+    /// Returns how many signatures are said to be there.
+    pub(super) fn signatures(&self) -> usize {
+        self.statements().map(|statement| statement.signatures.len()).sum()
+    }
+
+    /// Returns roughly how many bytes all that is said takes.
+    pub(super) fn size(&self) -> usize {
+        let texts =
+            |statement: &Statement| statement.signatures.iter().map(|stated| 2 * stated.text.len()).sum::<usize>();
+        let paths = |statement: &Statement| {
+            let rivals = statement.rivals.iter().map(|rival| rival.references.len()).sum::<usize>();
+            statement.info.references.len() + rivals
+        };
+        self.statements().map(|statement| texts(statement) + 100 * paths(statement)).sum()
+    }
+}
+
 /// What came of asking about one path; none if it is not valid in the audited store.
 pub(super) type Answer = (StorePath, Result<Option<Gathered>, StoreError>);
 

@@ -12,19 +12,17 @@ use super::asking::{Gathered, ask};
 use super::outcome::Facts;
 use super::path::{PathAudit, audit_path};
 use super::{Audit, AuditError, Contents, Faults, Measure, Outputs, Progress};
-use crate::store::{History, Store};
+use crate::store::{History, MAX_PATHS, Store};
 
-/// Paths that wait to be looked at, with their references, at most, before others are asked for.
-const MOST_WAITING: usize = 16_384;
+/// Paths that wait to be looked at, at most, before others are asked for; one of which much is said counts as several.
+const MOST_WAITING: usize = 2_048;
 
-/// Most unreadable objects that are named; whoever mends these asks again.
-const MAX_UNREADABLE: usize = 10;
+/// So many bytes that are said of a path, roughly, make it count as one more.
+const MUCH: usize = 4 << 10;
 
-/// Most paths of one audit: twenty times the largest closures there are. A store that names more makes them up as it goes.
-const MAX_PATHS: usize = 2_000_000;
-
-/// Most references of all paths of one audit, for the same reason.
-const MAX_REFERENCES: usize = if cfg!(test) { 100 } else { 50_000_000 };
+/// Most references of all paths of one audit, and most signatures, for the same reason.
+const MAX_REFERENCES: usize = if cfg!(test) { 100 } else { 10_000_000 };
+const MAX_SIGNATURES: usize = 10_000_000;
 
 /// Whether a path's references are gone through too.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +35,8 @@ enum References {
 struct Work {
     path: Arc<StorePath>,
     references: Vec<Arc<StorePath>>,
+    /// As how many paths it counts while it waits.
+    weight: usize,
     gathered: Gathered,
 }
 
@@ -44,7 +44,8 @@ impl Work {
     fn of(path: StorePath, gathered: Gathered, known: &HashSet<Arc<StorePath>>) -> Self {
         let shared = |path: &StorePath| known.get(path).cloned().unwrap_or_else(|| Arc::new(path.clone()));
         let references = gathered.statement.info.references.iter().map(shared).collect();
-        Self { path: shared(&path), references, gathered }
+        let weight = 1 + gathered.size() / MUCH;
+        Self { path: shared(&path), references, weight, gathered }
     }
 }
 
@@ -52,6 +53,7 @@ impl Work {
 struct Audited {
     path: Arc<StorePath>,
     references: Vec<Arc<StorePath>>,
+    weight: usize,
     audit: PathAudit,
 }
 
@@ -63,10 +65,11 @@ pub(super) struct Walk {
     works: JoinSet<Vec<Audited>>,
     /// How many of them are at work at once.
     room: Arc<Semaphore>,
-    /// Paths whose audit has begun and not ended, with their references.
+    /// As how many count those whose audit has begun and not ended.
     waiting: usize,
-    /// References of all paths so far.
+    /// References and signatures of all paths so far.
     references: usize,
+    signatures: usize,
     nodes: Vec<Node>,
     facts: HashMap<Arc<StorePath>, Facts>,
     /// Those whose audit was asked for by name.
@@ -92,6 +95,7 @@ impl Walk {
             room: Arc::new(Semaphore::new(at_once())),
             waiting: 0,
             references: 0,
+            signatures: 0,
             nodes: Vec::new(),
             facts: HashMap::new(),
             roots: BTreeSet::new(),
@@ -131,11 +135,10 @@ impl Walk {
     /// Goes through every path there is.
     pub(super) async fn everything(&mut self) -> Result<(), AuditError> {
         let listed = self.store.all_paths().await?;
-        let unreadable = listed.unreadable.len();
-        self.faults.unchecked |= unreadable > 0;
-        self.notes.extend(listed.unreadable.into_iter().take(MAX_UNREADABLE));
-        if unreadable > MAX_UNREADABLE {
-            self.notes.insert(format!("{} more objects cannot be read", unreadable - MAX_UNREADABLE));
+        self.faults.unchecked |= !listed.unreadable.is_empty();
+        self.notes.extend(listed.unreadable);
+        if listed.more_unreadable > 0 {
+            self.notes.insert(format!("{} more objects cannot be read", listed.more_unreadable));
         }
         self.go(&listed.paths, References::Follow(Outputs::LeaveOut)).await
     }
@@ -169,7 +172,9 @@ impl Walk {
                     for (path, answer) in answers? {
                         match answer {
                             Ok(Some(gathered)) if !self.has_room(&gathered) => {
-                                let why = format!("the paths have more than {MAX_REFERENCES} references");
+                                let why = format!(
+                                    "the paths have more than {MAX_REFERENCES} references or {MAX_SIGNATURES} signatures"
+                                );
                                 self.unchecked(path, Finding::new(Code::LimitExceeded, why));
                             }
                             Ok(Some(gathered)) => {
@@ -196,12 +201,13 @@ impl Walk {
         }
     }
 
-    /// Counts the references of a path, and says whether there are not too many.
+    /// Counts the references and signatures of a path, and says whether there are not too many.
     fn has_room(&mut self, gathered: &Gathered) -> bool {
         let references = self.references.saturating_add(gathered.statement.info.references.len());
-        let fits = references <= MAX_REFERENCES;
+        let signatures = self.signatures.saturating_add(gathered.signatures());
+        let fits = references <= MAX_REFERENCES && signatures <= MAX_SIGNATURES;
         if fits {
-            self.references = references;
+            (self.references, self.signatures) = (references, signatures);
         }
         fits
     }
@@ -237,7 +243,7 @@ impl Walk {
                 self.notes.insert(note);
             }
         }
-        self.waiting += works.iter().map(|work| 1 + work.references.len()).sum::<usize>();
+        self.waiting += works.iter().map(|work| work.weight).sum::<usize>();
         // Contents take their time, each its own; signatures take so little that a task for each would take more.
         let each = match self.measure.contents {
             Contents::Read => 1,
@@ -254,9 +260,9 @@ impl Walk {
             self.works.spawn(async move {
                 let _room = room.acquire_owned().await;
                 let mut audits = Vec::with_capacity(some.len());
-                for Work { path, references, gathered } in some {
+                for Work { path, references, weight, gathered } in some {
                     let audit = audit_path(&*store, &measure, gathered, progress.clone()).await;
-                    audits.push(Audited { path, references, audit });
+                    audits.push(Audited { path, references, weight, audit });
                 }
                 audits
             });
@@ -265,9 +271,9 @@ impl Walk {
 
     /// Takes what came of some paths.
     fn take(&mut self, audits: Vec<Audited>) {
-        self.waiting -= audits.iter().map(|audited| 1 + audited.references.len()).sum::<usize>();
+        self.waiting -= audits.iter().map(|audited| audited.weight).sum::<usize>();
         self.progress.done(audits.len());
-        for Audited { path, references, audit } in audits {
+        for Audited { path, references, audit, .. } in audits {
             let PathAudit { own, facts, faults } = audit;
             self.faults |= faults;
             for own in own {

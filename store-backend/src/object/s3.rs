@@ -411,7 +411,7 @@ impl ObjectStore for Bucket {
                     return Ok(None);
                 };
                 // A gate encodes nothing, but Nix's own narinfo-compression does.
-                let decoded = decode_whole(bytes, &encoding, limit);
+                let decoded = decode_whole(bytes, &encoding, limit).await;
                 let bytes = decoded.map_err(|error| failed_to_read(self.place(key.as_str()), error))?;
                 return Ok(Some(Object { bytes, version }));
             }

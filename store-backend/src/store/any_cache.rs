@@ -131,11 +131,11 @@ impl Store for BinaryCache {
             while let Some(read) = reads.next().await {
                 match read {
                     Ok(Some(narinfo)) => {
-                        listed.paths.insert(narinfo.info.path);
+                        listed.add(narinfo.info.path);
                     }
                     // It was deleted since the page was read.
                     Ok(None) => {}
-                    Err(error) => listed.unreadable.push(error.to_string()),
+                    Err(error) => listed.add_unreadable(error.to_string()),
                 }
             }
         }
@@ -161,7 +161,7 @@ impl Store for BinaryCache {
             return Err(StoreError::Narinfo { key: narinfo_key(&statement.info.path), why });
         };
         match self.objects().open(&key, 0).await? {
-            Some((_, compressed)) => Ok(Some(Nar::compressed(compressed, file)?)),
+            Some((_, compressed)) => Ok(Some(Nar::compressed(compressed, &statement.info, file)?)),
             None => Ok(None),
         }
     }

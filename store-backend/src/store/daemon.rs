@@ -205,7 +205,7 @@ impl Store for Daemon {
 
     async fn all_paths(&self) -> Result<Listed, StoreError> {
         let paths = self.ask(async |client: &mut Client| client.all_paths().await).await?;
-        Ok(Listed { paths, unreadable: Vec::new() })
+        Ok(Listed { paths, ..Listed::default() })
     }
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {

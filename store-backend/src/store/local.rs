@@ -316,9 +316,9 @@ impl Store for LocalStore {
             while let Some(row) = rows.next()? {
                 match parse(store_dir, &row.get::<_, String>(0)?) {
                     Ok(path) => {
-                        listed.paths.insert(path);
+                        listed.add(path);
                     }
-                    Err(AnswerError::Nonsense(why)) => listed.unreadable.push(why),
+                    Err(AnswerError::Nonsense(why)) => listed.add_unreadable(why),
                     Err(error) => return Err(error),
                 }
             }

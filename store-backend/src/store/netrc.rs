@@ -28,33 +28,73 @@ struct Entry {
     login: Login,
 }
 
+/// What the next word is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Keyword,
+    Host,
+    Name,
+    Password,
+    /// Of no use here.
+    Account,
+}
+
 impl Netrc {
-    /// Reads what a file says. What is no entry says nothing, as for curl.
+    /// Reads what a file says. What it says where a keyword should be is passed over; of one that cannot be taken apart nothing is
+    /// believed.
     pub(super) fn parse(text: &str) -> Self {
-        let mut entries = Vec::new();
-        let mut words = words(text).into_iter();
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "machine" => entries.extend(words.next().map(|host| Entry::of(Some(host)))),
-                "default" => entries.push(Entry::of(None)),
-                "login" | "password" | "account" => {
-                    let (Some(value), Some(entry)) = (words.next(), entries.last_mut()) else { continue };
-                    match word.as_str() {
-                        "login" => entry.login.name = value,
-                        "password" => entry.login.password = value,
-                        _ => {}
+        let (mut entries, mut next, mut in_macro) = (Vec::<Entry>::new(), Next::Keyword, false);
+        for line in text.lines() {
+            if in_macro {
+                in_macro = !line.trim().is_empty();
+                continue;
+            }
+            let mut rest = line.trim_start();
+            if rest.starts_with('#') {
+                continue;
+            }
+            while !rest.is_empty() && !in_macro {
+                let Some((word, behind)) = word(rest) else {
+                    return Self::default();
+                };
+                rest = behind.trim_start();
+                match (next, word.to_ascii_lowercase().as_str()) {
+                    (Next::Keyword, "machine") => next = Next::Host,
+                    (Next::Keyword, "login") => next = Next::Name,
+                    (Next::Keyword, "password") => next = Next::Password,
+                    (Next::Keyword, "account") => next = Next::Account,
+                    (Next::Keyword, "default") => entries.push(Entry::of(None)),
+                    (Next::Keyword, "macdef") => in_macro = true,
+                    (Next::Keyword, _) => {}
+                    (value, _) => {
+                        next = Next::Keyword;
+                        match (value, entries.last_mut()) {
+                            (Next::Host, _) => entries.push(Entry::of(Some(word))),
+                            (Next::Name, Some(entry)) => entry.login.name = word,
+                            (Next::Password, Some(entry)) => entry.login.password = word,
+                            _ => {}
+                        }
                     }
                 }
-                _ => {}
             }
         }
+        entries.retain(|entry| !(entry.login.name.is_empty() && entry.login.password.is_empty()));
         Self(entries)
     }
 
-    /// Returns who one is at a host.
-    pub(super) fn login(&self, host: &str) -> Option<&Login> {
-        let is_for = |entry: &&Entry| entry.host.as_ref().is_none_or(|named| named.eq_ignore_ascii_case(host));
-        self.0.iter().find(is_for).map(|entry| &entry.login)
+    /// Returns who one is at a host, perhaps by a name that is known already.
+    pub(super) fn login(&self, host: &str, name: &str) -> Option<&Login> {
+        self.find(name, |named| named.is_none_or(|named| named.eq_ignore_ascii_case(host)))
+    }
+
+    /// As [`Self::login`], where the file names the host itself.
+    pub(super) fn login_by_name(&self, host: &str, name: &str) -> Option<&Login> {
+        self.find(name, |named| named.is_some_and(|named| named.eq_ignore_ascii_case(host)))
+    }
+
+    fn find(&self, name: &str, is_for: impl Fn(Option<&str>) -> bool) -> Option<&Login> {
+        let is_it = |entry: &&Entry| is_for(entry.host.as_deref()) && (name.is_empty() || entry.login.name == name);
+        self.0.iter().find(is_it).map(|entry| &entry.login)
     }
 }
 
@@ -64,41 +104,23 @@ impl Entry {
     }
 }
 
-/// Returns the words outside of comments and macros. One that holds spaces is in double quotes.
-fn words(text: &str) -> Vec<String> {
-    let (mut words, mut in_macro) = (Vec::new(), false);
-    for line in text.lines() {
-        if in_macro {
-            in_macro = !line.trim().is_empty();
-            continue;
-        }
-        let mut rest = line.trim_start();
-        while !rest.is_empty() && !rest.starts_with('#') {
-            let word;
-            (word, rest) = match rest.strip_prefix('"') {
-                Some(quoted) => unquoted(quoted),
-                None => {
-                    let (word, rest) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-                    (word.to_owned(), rest)
-                }
-            };
-            if word == "macdef" {
-                in_macro = true;
-                break;
-            }
-            words.push(word);
-            rest = rest.trim_start();
+/// Returns the first word, and what comes behind it. One that holds spaces is in double quotes; none is where these do not end.
+fn word(text: &str) -> Option<(String, &str)> {
+    match text.strip_prefix('"') {
+        Some(quoted) => unquoted(quoted),
+        None => {
+            let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+            Some((word.to_owned(), rest))
         }
     }
-    words
 }
 
 /// Returns a word up to its closing quote, and what comes after that.
-fn unquoted(text: &str) -> (String, &str) {
+fn unquoted(text: &str) -> Option<(String, &str)> {
     let (mut word, mut characters) = (String::new(), text.chars());
     while let Some(character) = characters.next() {
         match character {
-            '"' => break,
+            '"' => return Some((word, characters.as_str())),
             '\\' => word.extend(characters.next().map(|escaped| match escaped {
                 'n' => '\n',
                 'r' => '\r',
@@ -108,7 +130,7 @@ fn unquoted(text: &str) -> (String, &str) {
             other => word.push(other),
         }
     }
-    (word, characters.as_str())
+    None
 }
 
 #[cfg(test)]
@@ -116,7 +138,7 @@ mod tests {
     use super::*;
 
     fn login(text: &str, host: &str) -> Option<(String, String)> {
-        Netrc::parse(text).login(host).map(|Login { name, password }| (name.clone(), password.clone()))
+        Netrc::parse(text).login(host, "").map(|Login { name, password }| (name.clone(), password.clone()))
     }
 
     fn of(name: &str, password: &str) -> Option<(String, String)> {
@@ -139,11 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn no_word_is_taken_for_another_entry() {
+        let text = "machine a login x password #s3cret\nmachine b login y password z\n";
+        assert_eq!((login(text, "a"), login(text, "b")), (of("x", "#s3cret"), of("y", "z")));
+        let text = "MACHINE a Login x PASSWORD y\nMachine b login machine password macdef\nmachine c password p";
+        assert_eq!((login(text, "a"), login(text, "b")), (of("x", "y"), of("machine", "macdef")));
+        assert_eq!(login(text, "c"), of("", "p"));
+        // What has neither is passed over.
+        assert_eq!(login("machine a machine a login x password y", "a"), of("x", "y"));
+        let two = Netrc::parse("machine a login x password 1 machine a login y password 2 default login z password 3");
+        let password = |found: Option<&Login>| found.map(|login| login.password.clone());
+        assert_eq!(password(two.login("a", "y")).as_deref(), Some("2"));
+        assert_eq!(password(two.login("other", "")).as_deref(), Some("3"));
+        assert_eq!(password(two.login_by_name("other", "")), None);
+    }
+
+    #[test]
     fn nonsense_says_nothing() {
         for text in ["", "machine", "login ann", "password", "machine \"", "\"\\", "default", "macdef", "a b c"] {
-            let found = login(text, "host");
-            assert!(found.is_none() || found == of("", ""), "{text}");
+            assert_eq!(login(text, "host"), None, "{text}");
         }
+        assert_eq!(login("machine host login a password b machine \"", "host"), None);
         assert!(!format!("{:?}", Netrc::parse("default login a password secret")).contains("secret"));
     }
 }

@@ -73,13 +73,41 @@ impl Statement {
     }
 }
 
+/// Most paths of one store: twenty times those of the largest closures there are. A store that names more makes them up.
+pub const MAX_PATHS: usize = 2_000_000;
+
+/// Most unreadable objects that are named; whoever mends these asks again.
+const MAX_UNREADABLE: usize = 10;
+
 /// Every path of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The paths.
+    /// The paths, of which there are no more than [`MAX_PATHS`].
     pub paths: BTreeSet<StorePath>,
-    /// What is there and cannot be read, each in a sentence: which paths these are, nobody can tell.
+    /// What is there and cannot be read, each of the first in a sentence: which paths these are, nobody can tell.
     pub unreadable: Vec<String>,
+    /// How many more of these there are.
+    pub more_unreadable: usize,
+}
+
+impl Listed {
+    /// Adds a path, or that there is no room for it.
+    pub(super) fn add(&mut self, path: StorePath) {
+        if self.paths.len() < MAX_PATHS {
+            self.paths.insert(path);
+        } else if !self.paths.contains(&path) {
+            self.add_unreadable(format!("there are more than {MAX_PATHS} paths"));
+        }
+    }
+
+    /// Adds what cannot be read.
+    pub(super) fn add_unreadable(&mut self, why: String) {
+        if self.unreadable.len() < MAX_UNREADABLE {
+            self.unreadable.push(why);
+        } else {
+            self.more_unreadable += 1;
+        }
+    }
 }
 
 /// The bytes of a NAR, decompressed, for a thread that may block.
@@ -101,9 +129,15 @@ pub enum Nar {
 }
 
 impl Nar {
-    /// Makes the NAR of what a binary cache has, compressed as its narinfo says.
-    pub(super) fn compressed(compressed: Box<dyn Read + Send>, file: &NarFile) -> Result<Self, StoreError> {
-        let bytes = decompress(compressed, &file.compression);
+    /// Makes the NAR of what a binary cache has for a path, compressed as its narinfo says. No compression makes it much larger: what
+    /// comes beyond that is not read.
+    pub(super) fn compressed(
+        compressed: impl Read + Send + 'static,
+        path: &PathInfo,
+        file: &NarFile,
+    ) -> Result<Self, StoreError> {
+        let most = path.nar_size.saturating_add(path.nar_size / 8).saturating_add(1 << 20);
+        let bytes = decompress(Box::new(compressed.take(most)), &file.compression);
         let bytes = bytes.map_err(|source| StoreError::Compression { url: file.url.clone(), source })?;
         Ok(Self::Bytes(Box::new(bytes)))
     }

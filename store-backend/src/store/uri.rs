@@ -67,15 +67,15 @@ enum Kind {
 }
 
 impl StoreUri {
-    /// Returns the store that is meant where none is named, or `auto`: the one that `NIX_REMOTE` names, or else the machine's own,
-    /// read by oneself where one may write it, and asked for of its daemon otherwise. Any other URI means itself.
+    /// Returns the store that is meant where none is named: the one that `NIX_REMOTE` names, or else `auto`. That is the machine's
+    /// own, read by oneself where one may write it, and asked for of its daemon otherwise. Any other URI means itself.
     ///
     /// Source: Nix `resolveStoreConfig`.
     #[must_use]
     pub fn meant(uri: &str) -> String {
         let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
         let meant = match (place, std::env::var(REMOTE)) {
-            ("" | "auto", Ok(uri)) if !["", "auto"].contains(&uri.as_str()) => return uri,
+            ("", Ok(named)) if uri.is_empty() && !named.is_empty() => return Self::meant(&named),
             ("" | "auto", _) => automatic(query),
             _ => return uri.to_owned(),
         };
@@ -113,7 +113,7 @@ impl StoreUri {
                     uri: uri.to_owned(),
                     why: "the old protocol over ssh states too little: use ssh-ng://".into(),
                 }),
-                _ => Err(StoreUriError::Kind(uri.to_owned())),
+                _ => Err(StoreUriError::Kind(without_password(uri))),
             };
         }
         let parameters = Parameters::parse(uri, query)?;
@@ -191,7 +191,7 @@ impl<'a> Parameters<'a> {
         let mut known = BTreeMap::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or_else(|| StoreUriError::Part {
-                uri: uri.to_owned(),
+                uri: without_password(uri),
                 why: format!("expected NAME=VALUE, found {parameter:?}"),
             })?;
             known.insert(decoded(uri, name)?, decoded(uri, value)?);
@@ -225,7 +225,9 @@ impl<'a> Parameters<'a> {
 
 fn decoded(uri: &str, text: &str) -> Result<String, StoreUriError> {
     let decoded = percent_decode_str(text).decode_utf8();
-    Ok(decoded.map_err(|error| StoreUriError::Part { uri: uri.to_owned(), why: error.to_string() })?.into_owned())
+    Ok(decoded
+        .map_err(|error| StoreUriError::Part { uri: without_password(uri), why: error.to_string() })?
+        .into_owned())
 }
 
 /// Nix's choice: the store itself for those who may write it, its daemon for others, where there is one.

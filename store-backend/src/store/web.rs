@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use reqwest::header::{ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use percent_encoding::percent_decode_str;
+use reqwest::header::{
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE,
+};
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Method, Response, StatusCode, Url};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -29,7 +33,7 @@ const WHOLE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 
 /// Of a large object so many bytes have to come in each period in which one waits for it.
 const LEAST: usize = 60 << 10;
-const PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
+const PERIOD: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 60 });
 
 /// How long something is tried, however often.
 const TOTAL: Duration = Duration::from_secs(180);
@@ -42,6 +46,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The longest pause that a server can ask for.
 const LONGEST: Duration = Duration::from_secs(20);
+
+/// How often a server may say that something is elsewhere.
+const MOST_REDIRECTIONS: usize = 10;
 
 /// Pieces of a body that may wait for whoever reads it; one is what a socket gave, tens of kilobytes.
 const WAITING: usize = 16;
@@ -114,8 +121,13 @@ impl Web {
         let mut builder = Client::builder()
             .user_agent(concat!("nix-quorum/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
-            .read_timeout(PATIENCE);
-        if let Some(place) = variable(CERTIFICATES) {
+            .read_timeout(PATIENCE)
+            // Followed by ourselves: who one is, and where one comes from, is nobody else's business.
+            .redirect(Policy::none())
+            .referer(false);
+        let named = variable(CERTIFICATES).map(PathBuf::from);
+        // A cache that needs none is read where the file is not there.
+        if let Some(place) = named.filter(|place| self.url.scheme() == "https" || place.exists()) {
             let read = |why: String| failed(format!("{CERTIFICATES}={}: {why}", place.display()));
             let bundle = std::fs::read(&place).map_err(|error| read(error.to_string()))?;
             let certificates = Certificate::from_pem_bundle(&bundle).map_err(|error| read(error.to_string()))?;
@@ -146,7 +158,7 @@ impl fmt::Display for WebClient {
     }
 }
 
-/// Returns a store's URI without the password that it may hold, as it can be shown to others.
+/// Returns a store's URI without the password that it may hold, as it can be shown to others; also of what is no URI after all.
 #[must_use]
 pub fn without_password(uri: &str) -> String {
     match Url::parse(uri) {
@@ -155,7 +167,14 @@ pub fn without_password(uri: &str) -> String {
             let _has_one = url.set_password(None);
             url.into()
         }
-        _ => uri.to_owned(),
+        Ok(_) => uri.to_owned(),
+        Err(_) => match (uri.split_once("//"), uri.rsplit_once('@')) {
+            (Some((scheme, rest)), Some((_, host))) if rest.contains('@') => {
+                let name = rest.split([':', '@']).next().unwrap_or_default();
+                format!("{scheme}//{name}@{host}")
+            }
+            _ => uri.to_owned(),
+        },
     }
 }
 
@@ -243,18 +262,19 @@ impl WebClient {
         let ranges = response.headers().get(ACCEPT_RANGES);
         let can_resume = tag.is_some() && ranges.is_some_and(|value| value == "bytes");
         let (mut passed, mut tries, mut rate) = (0_u64, Tries::new(&url), Rate::default());
+        // Whatever it waits for but its reader counts.
+        let mut waits = Instant::now();
         loop {
-            let asked = Instant::now();
-            let came = response.chunk().await;
-            let failed = match came {
+            let failed = match response.chunk().await {
                 Ok(Some(piece)) => {
                     passed += piece.len() as u64;
                     tries = Tries::new(&url);
-                    let comes = rate.comes(piece.len(), asked.elapsed());
+                    let comes = rate.comes(piece.len(), waits.elapsed());
                     let piece = if comes { Ok(Some(piece)) } else { Err(too_slow(&url)) };
                     if pieces.send(piece).await.is_err() || !comes {
                         return;
                     }
+                    waits = Instant::now();
                     continue;
                 }
                 Ok(None) => {
@@ -288,46 +308,78 @@ impl WebClient {
     /// Returns where something is that the cache names: below its own address, or elsewhere, as in Nix.
     fn url(&self, place: &str) -> Result<Url, StoreError> {
         let wrong = |why: &str| StoreError::Web { url: policy::escaped(place), why: why.to_owned() };
-        let mut url = self.base.join(place).map_err(|_| wrong("this is no place in a cache"))?;
+        let url = self.base.join(place).map_err(|_| wrong("this is no place in a cache"))?;
         if !["http", "https"].contains(&url.scheme()) {
             return Err(wrong("expected a place in the cache or an address that begins with https:// or http://"));
-        }
-        // What else the cache's address says, such as a token, goes nowhere else.
-        if self.is_in_cache(&url) && url.query().is_none() {
-            url.set_query(self.base.query());
         }
         Ok(url)
     }
 
-    fn is_in_cache(&self, url: &Url) -> bool {
-        url.origin() == self.base.origin() && url.path().starts_with(self.base.path())
+    /// Asks, and goes where the answer says that it is.
+    async fn ask(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Answer, Failed> {
+        let mut url = url.clone();
+        for _ in 0..=MOST_REDIRECTIONS {
+            let response = self.send(method.clone(), &url, headers.clone()).await?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return answer(response);
+            }
+            let refused = |why: &str| Failed { why: why.to_owned(), passing: false, after: None };
+            let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+            let place = place.ok_or_else(|| refused("the server says that it is elsewhere, and not where"))?;
+            url = url.join(place).map_err(|_| refused("the server says that it is where nothing can be"))?;
+            if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
+                return Err(refused("the server says that it is where only others look"));
+            }
+        }
+        let why = format!("the server says more than {MOST_REDIRECTIONS} times that it is elsewhere");
+        Err(Failed { why, passing: false, after: None })
     }
 
-    async fn ask(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Answer, Failed> {
-        let mut request = self.client.request(method, url.clone()).headers(headers);
-        let login = url.host_str().and_then(|host| self.netrc.login(host));
-        if let Some(Login { name, password }) = login.filter(|_| url.username().is_empty() && url.password().is_none())
-        {
+    /// Returns who one is at an address: as the cache's own says, at the same server, or as the file of passwords does. To another
+    /// server, which whoever wrote the cache has named, only what is meant for it goes, and not in clear.
+    fn login(&self, url: &Url) -> Option<Login> {
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+        if url.origin() != self.base.origin() {
+            let named = self.netrc.login_by_name(host, "").filter(|_| url.scheme() == "https");
+            return named.cloned();
+        }
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let name = decoded(self.base.username());
+        match self.base.password() {
+            Some(password) => Some(Login { name, password: decoded(password) }),
+            None => self.netrc.login(host, &name).cloned(),
+        }
+    }
+
+    async fn send(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Response, Failed> {
+        let mut bare = url.clone();
+        // It has a host, so it may have had these.
+        let _had = (bare.set_username(""), bare.set_password(None));
+        let mut request = self.client.request(method, bare).headers(headers);
+        if let Some(Login { name, password }) = self.login(url) {
             request = request.basic_auth(name, Some(password));
         }
-        let response = request.send().await.map_err(|error| Failed {
-            // What is wrong with a request, or with where it was sent on to, will be so again.
-            passing: !(error.is_builder() || error.is_redirect()),
+        request.send().await.map_err(|error| Failed {
+            // What is wrong with a request will be so again.
+            passing: !error.is_builder(),
             why: chain(&error),
             after: None,
-        })?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(Answer::Here(response));
-        }
-        match status {
-            StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => Ok(Answer::Absent),
-            _ => Err(Failed {
-                why: format!("the server answered {status}"),
-                passing: is_passing(status),
-                after: after(response.headers()),
-            }),
-        }
+        })
+    }
+}
+
+fn answer(response: Response) -> Result<Answer, Failed> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(Answer::Here(response));
+    }
+    match status {
+        StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::FORBIDDEN => Ok(Answer::Absent),
+        _ => Err(Failed {
+            why: format!("the server answered {status}"),
+            passing: is_passing(status),
+            after: after(response.headers()),
+        }),
     }
 }
 
@@ -399,7 +451,7 @@ async fn whole(mut response: Response, limit: u64) -> Result<Bytes, Failed> {
                 return Err(Failed { why: format!("it has more than {limit} bytes"), passing: false, after: None });
             }
             Ok(None) => {
-                let decoded = decode_whole(bytes.into(), &encoding, limit);
+                let decoded = decode_whole(bytes.into(), &encoding, limit).await;
                 return decoded.map_err(|error| Failed { why: error.to_string(), passing: false, after: None });
             }
             Err(error) => return Err(Failed { why: chain(&error), passing: true, after: None }),
@@ -693,30 +745,67 @@ mod tests {
     async fn passwords_come_from_the_address_or_a_file() {
         let folder = tempfile::tempdir().expect("a directory");
         let netrc = folder.path().join("netrc");
+        let none = folder.path().join("none");
+        std::fs::write(&none, "").expect("room for a file");
         std::fs::write(&netrc, "machine 127.0.0.1 login ann password secret").expect("room for a file");
-        let server = Scripted::start(vec![answer("404 Not Found", "", 0, ""); 3]);
-        let web = Web::parse(&server.base).expect("an address");
-        let named = Web::parse(&server.base.replace("//", "//ben:other@")).expect("an address");
-        for web in [web.clone(), web.clone().with_netrc(&netrc), named.with_netrc(&netrc)] {
-            assert_eq!(web.client().expect("a client").get("a", 100).await.expect("an answer"), None);
+        let server = Scripted::start(vec![answer("404 Not Found", "", 0, ""); 5]);
+        let at = |who: &str| Web::parse(&server.base.replace("//", &format!("//{who}"))).expect("an address");
+        let webs =
+            [(at(""), &none), (at(""), &netrc), (at("ben:o%74her@"), &netrc), (at("ann@"), &netrc), (at("x@"), &netrc)];
+        for (web, netrc) in webs {
+            let client = web.with_netrc(netrc).client().expect("a client");
+            assert_eq!(client.get("a", 100).await.expect("an answer"), None);
         }
         let asked = "GET /cache/a HTTP/1.1";
         let said = |who: &str| format!("{asked} authorization: Basic {who}");
         // What base64 makes of ann:secret and ben:other.
-        assert_eq!(server.asked(), [asked.to_owned(), said("YW5uOnNlY3JldA=="), said("YmVuOm90aGVy")]);
-        let Err(error) = web.with_netrc(&folder.path().join("none")).client() else { panic!("there is no such file") };
-        assert!(error.to_string().contains("none: No such file"), "{error}");
+        let [ann, ben] = [said("YW5uOnNlY3JldA=="), said("YmVuOm90aGVy")];
+        assert_eq!(server.asked(), [asked.to_owned(), ann.clone(), ben, ann, asked.to_owned()]);
+        let Err(error) = at("").with_netrc(&folder.path().join("absent")).client() else { panic!("it is absent") };
+        assert!(error.to_string().contains("absent: No such file"), "{error}");
+    }
+
+    /// Nor does it where that other server sends one on to itself.
+    #[tokio::test]
+    async fn no_password_goes_to_another_server() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let netrc = folder.path().join("netrc");
+        std::fs::write(&netrc, "default login ann password secret").expect("room for a file");
+        let here = answer("200 OK", "", 4, "here");
+        let elsewhere = |place: &str| answer("302 Found", &format!("Location: {place}\r\n"), 0, "");
+        for who in ["", "ben:other@"] {
+            let other = Scripted::start(vec![elsewhere("/second"), here.clone()]);
+            let server = Scripted::start(vec![elsewhere("b?c"), elsewhere(&format!("{}/first", other.base))]);
+            let web = Web::parse(&server.base.replace("//", &format!("//{who}"))).expect("an address");
+            let client = web.with_netrc(&netrc).client().expect("a client");
+            assert_eq!(client.get("a", 100).await.expect("an answer").expect("it is there"), "here");
+            assert!(server.asked().iter().all(|asked| asked.contains("authorization: Basic")), "{:?}", server.asked());
+            assert_eq!(server.asked().len(), 2);
+            assert_eq!(other.asked(), ["GET /cache/first HTTP/1.1", "GET /second HTTP/1.1"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_sent_on_for_ever_or_anywhere() {
+        let again = answer("301 Moved", "Location: a\r\n", 0, "");
+        let server = Scripted::start(vec![again; 20]);
+        let error = server.client().get("a", 100).await.expect_err("it goes round").to_string();
+        assert!(error.contains("more than 10 times"), "{error}");
+        assert_eq!(server.asked().len(), 11);
+        for place in ["Location: file:///etc/passwd\r\n", "Location: data:,a\r\n", ""] {
+            let server = Scripted::start(vec![answer("307 Elsewhere", place, 0, "")]);
+            assert!(server.client().get("a", 100).await.is_err(), "{place}");
+        }
     }
 
     #[test]
     fn places_are_meant_as_on_the_web() {
         let client = |base: &str| Web::parse(base).expect("an address").client().expect("a client");
-        let cache = client("https://host/cache?token=t");
+        let cache = client("https://host/cache");
         for (place, url) in [
-            ("nar/a", "https://host/cache/nar/a?token=t"),
+            ("nar/a", "https://host/cache/nar/a"),
             ("nar/a?b=c", "https://host/cache/nar/a?b=c"),
             ("/nar/a", "https://host/nar/a"),
-            ("/cache/nar/a", "https://host/cache/nar/a?token=t"),
             ("../nar/a", "https://host/nar/a"),
             ("https://else.example/x", "https://else.example/x"),
             ("//else.example/x", "https://else.example/x"),
@@ -738,5 +827,7 @@ mod tests {
         assert_eq!(shown(&secret.url), "https://ann@host/a/");
         assert_eq!(without_password("https://ann:secret@host/a?b=c"), "https://ann@host/a?b=c");
         assert_eq!(without_password("s3://bucket?region=x"), "s3://bucket?region=x");
+        assert_eq!(without_password("https://ann:se/cret@host"), "https://ann@host");
+        assert_eq!(without_password("htps:/nowhere"), "htps:/nowhere");
     }
 }

@@ -92,7 +92,7 @@ impl Store for WebCache {
             return Ok(None);
         };
         match self.client.open(&file.url).await? {
-            Some(body) => Ok(Some(Nar::compressed(body, file)?)),
+            Some(body) => Ok(Some(Nar::compressed(body, &statement.info, file)?)),
             None => Ok(None),
         }
     }
