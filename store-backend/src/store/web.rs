@@ -31,12 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a small object may take to come: a server that sends a byte now and then is not waited for.
 const WHOLE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 
-/// Of a large object so many bytes have to come in each period in which one waits for it.
-const LEAST: usize = 60 << 10;
-const PERIOD: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 60 });
-
 /// How long something is tried, however often.
 const TOTAL: Duration = Duration::from_secs(180);
+
+/// Of a large object so many bytes have to come in each period in which one waits for it: at least 1 KiB in a second, or more
+/// after what may be tried for so long.
+const LEAST: usize = 180 << 10;
+const PERIOD: Duration = if cfg!(test) { Duration::from_secs(5) } else { TOTAL };
 
 /// How often something is tried without a byte in between.
 const TRIES: u32 = 6;
@@ -260,7 +261,9 @@ impl WebClient {
     async fn pass(&self, url: Url, mut response: Response, pieces: mpsc::Sender<io::Result<Option<Bytes>>>) {
         let tag = response.headers().get(ETAG).cloned();
         let ranges = response.headers().get(ACCEPT_RANGES);
-        let can_resume = tag.is_some() && ranges.is_some_and(|value| value == "bytes");
+        // Which bytes of an encoding are which is for whoever made it to say.
+        let is_plain = encoding(&response).is_empty();
+        let can_resume = is_plain && tag.is_some() && ranges.is_some_and(|value| value == "bytes");
         let (mut passed, mut tries, mut rate) = (0_u64, Tries::new(&url), Rate::default());
         // Whatever it waits for but its reader counts.
         let mut waits = Instant::now();
@@ -411,7 +414,8 @@ fn is_rest(answer: &Response, from: u64, tag: Option<&HeaderValue>) -> bool {
     let header = |name| answer.headers().get(name);
     let range = header(CONTENT_RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes "));
     let begins = range.and_then(|range| range.split_once('-')?.0.trim().parse().ok());
-    answer.status() == StatusCode::PARTIAL_CONTENT && begins == Some(from) && header(ETAG) == tag
+    let is_part = answer.status() == StatusCode::PARTIAL_CONTENT && begins == Some(from);
+    is_part && header(ETAG) == tag && encoding(answer).is_empty()
 }
 
 /// How fast a body comes. Only the time counts in which its reader waits for it.
@@ -579,6 +583,14 @@ mod tests {
         format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
     }
 
+    const RANGES: &str = "ETag: \"v1\"\r\nAccept-Ranges: bytes\r\n";
+
+    /// Writes an answer of a part down.
+    fn part(headers: &str, range: &str, length: usize, body: &str) -> String {
+        let headers = format!("{headers}Content-Range: bytes {range}/10\r\n");
+        answer("206 Partial Content", &headers, length, body)
+    }
+
     async fn read(body: Box<dyn Read + Send>) -> io::Result<String> {
         let reading = tokio::task::spawn_blocking(move || io::read_to_string(body));
         reading.await.expect("nobody panics here")
@@ -633,6 +645,17 @@ mod tests {
         let error = read(body).await.expect_err("it comes too slowly").to_string();
         assert!(error.contains("/nar/b") && error.contains("less than"), "{error}");
         assert!(began.elapsed() < Duration::from_secs(60));
+    }
+
+    #[tokio::test]
+    async fn who_breaks_off_after_each_byte_is_not_asked_for_ever() {
+        let mut answers = vec![answer("200 OK", RANGES, 1_000, "x")];
+        answers.extend((1..1_000).map(|at| part(RANGES, &format!("{at}-999"), 1_000 - at, "x")));
+        let server = Scripted::start(answers);
+        let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+        let error = read(body).await.expect_err("it comes too slowly").to_string();
+        assert!(error.contains("less than"), "{error}");
+        assert!(server.asked().len() < 500);
     }
 
     #[test]
@@ -694,11 +717,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_breaks_off_is_read_on_where_its_version_is_the_same() {
-        let ranges = "ETag: \"v1\"\r\nAccept-Ranges: bytes\r\n";
-        let part = |ranges: &str, range: &str, length, body: &str| {
-            let headers = format!("{ranges}Content-Range: bytes {range}/10\r\n");
-            answer("206 Partial Content", &headers, length, body)
-        };
+        let ranges = RANGES;
         let server = Scripted::start(vec![
             answer("200 OK", ranges, 10, "0123"),
             answer("500 Oops", "", 0, ""),
