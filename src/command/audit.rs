@@ -86,6 +86,7 @@ pub struct Opened {
     pub store: Arc<dyn Store>,
     policy: Arc<Policy>,
     substituters: Vec<Substituter>,
+    uri: String,
     /// The URIs of the store and of the substituters, as others may see them.
     shown: (String, Vec<String>),
     now: Timestamp,
@@ -101,15 +102,17 @@ pub struct Finished {
 impl Against {
     /// Opens the store and the others, and reads the policy.
     pub async fn open(&self) -> Result<Opened, CommandError> {
+        // Where nobody says which, it is found out once.
+        let uri = StoreUri::meant(&self.store);
         let (store, policy) = match &self.trusted_public_keys {
             Some(keys) => {
-                let store = self.open_store(&self.store, None).await?;
+                let store = self.open_store(&uri, None).await?;
                 let policy = policy_of_keys(keys, self.sigs_needed, store.store_dir())?;
                 (store, policy)
             }
             None => {
                 let policy = self.policy()?;
-                (self.open_store(&self.store, Some(policy.store_dir())).await?, policy)
+                (self.open_store(&uri, Some(policy.store_dir())).await?, policy)
             }
         };
         let mut substituters = Vec::with_capacity(self.substituters.len());
@@ -117,11 +120,9 @@ impl Against {
             let other = self.open_store(uri, Some(store.store_dir())).await?;
             substituters.push(Substituter::new(&without_password(uri), other));
         }
-        let shown = (
-            without_password(&StoreUri::meant(&self.store)),
-            self.substituters.iter().map(|uri| without_password(uri)).collect(),
-        );
-        Ok(Opened { store, policy: Arc::new(policy), substituters, shown, now: render::now() })
+        let others = self.substituters.iter().map(|uri| without_password(uri)).collect();
+        let shown = (without_password(&uri), others);
+        Ok(Opened { store, policy: Arc::new(policy), substituters, uri, shown, now: render::now() })
     }
 
     /// Opens a store to read it. Nothing is made or changed.
@@ -130,7 +131,7 @@ impl Against {
         if let Some(netrc) = &self.netrc_file {
             meant = meant.with_netrc(netrc);
         }
-        let failed = |source| CommandError::OpenStore { uri: without_password(&StoreUri::meant(uri)), source };
+        let failed = |source| CommandError::OpenStore { uri: without_password(uri), source };
         meant.open(store_dir).await.map_err(failed)
     }
 
@@ -140,13 +141,6 @@ impl Against {
         };
         let (policy_signer, policy_threshold) = (self.policy_signer.clone(), self.policy_threshold);
         PolicyArguments { policy, policy_signer, policy_threshold }.load()
-    }
-}
-
-impl Against {
-    /// Returns what tells the store apart from others.
-    pub fn identity(&self) -> Result<String, CommandError> {
-        Ok(StoreUri::parse(&self.store)?.identity())
     }
 }
 
@@ -206,6 +200,11 @@ impl Opened {
         let auditing = audit(self.store.clone(), scope, measure, progress.clone());
         let audit = render::with_progress(auditing, &progress).await?;
         Ok(Finished { audit, read: progress.snapshot().bytes })
+    }
+
+    /// Returns what tells the store apart from others.
+    pub fn identity(&self) -> Result<String, CommandError> {
+        Ok(StoreUri::parse(&self.uri)?.identity())
     }
 
     /// Returns what a report is about that says what came of an audit.

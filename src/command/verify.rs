@@ -59,7 +59,7 @@ async fn verify(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let contents = if arguments.no_contents { Contents::Leave } else { Contents::Read };
     let scope = arguments.which.scope(&*opened.store).await?;
     let log = match &arguments.since {
-        Some(path) => Some(ReadingLog::open(path, &arguments.against.identity()?)?),
+        Some(path) => Some(ReadingLog::open(path, &opened.identity()?)?),
         None => None,
     };
     let Finished { audit, read } = opened.audit(scope, contents, log).await?;

@@ -87,9 +87,9 @@ impl Netrc {
         self.find(name, |named| named.is_none_or(|named| named.eq_ignore_ascii_case(host)))
     }
 
-    /// As [`Self::login`], where the file names the host itself.
-    pub(super) fn login_by_name(&self, host: &str, name: &str) -> Option<&Login> {
-        self.find(name, |named| named.is_some_and(|named| named.eq_ignore_ascii_case(host)))
+    /// Returns who one is at a host that the file names itself.
+    pub(super) fn login_by_name(&self, host: &str) -> Option<&Login> {
+        self.find("", |named| named.is_some_and(|named| named.eq_ignore_ascii_case(host)))
     }
 
     fn find(&self, name: &str, is_for: impl Fn(Option<&str>) -> bool) -> Option<&Login> {
@@ -173,7 +173,7 @@ mod tests {
         let password = |found: Option<&Login>| found.map(|login| login.password.clone());
         assert_eq!(password(two.login("a", "y")).as_deref(), Some("2"));
         assert_eq!(password(two.login("other", "")).as_deref(), Some("3"));
-        assert_eq!(password(two.login_by_name("other", "")), None);
+        assert_eq!(password(two.login_by_name("other")), None);
     }
 
     #[test]
