@@ -8,13 +8,15 @@ rustPlatform.buildRustPackage {
   pname = manifest.package.name;
   inherit (manifest.workspace.package) version;
 
-  # What the program is made of, so that a change of its documentation builds nothing. The tests at the root need real Nix
-  # clients, which no build has.
+  # What the program is made of and what its crates' tests read, so that a change of its documentation builds nothing. The tests
+  # at the root need real Nix clients, which no build has.
   src = lib.fileset.toSource {
     root = ../.;
     fileset = lib.fileset.unions [
       ../Cargo.lock
       ../Cargo.toml
+      ../benches
+      ../docs/findings.md
       ../policy
       ../src
       ../store-backend

@@ -6,6 +6,7 @@
   clippy,
   minisign,
   nix,
+  python3,
   rustc,
   rustfmt,
   zstd,
@@ -18,6 +19,7 @@ mkShell {
     clippy
     minisign
     nix
+    python3
     rustc
     rustfmt
     zstd

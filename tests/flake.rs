@@ -20,7 +20,7 @@ with_each_client!(parses, has_its_outputs, passes_its_checks, configures_a_servi
 const PROGRAM: &str = env!("CARGO_BIN_EXE_nix-quorum");
 
 /// What the flake is made of, from the root of the repository.
-const PARTS: &str = "flake.nix nix Cargo.toml Cargo.lock rustfmt.toml src policy store-backend verifier tests/flake";
+const PARTS: &str = "flake.nix nix Cargo.toml Cargo.lock rustfmt.toml src policy store-backend verifier benches docs/findings.md tests/flake";
 
 /// How Nix reads the copy of the flake, with the stand-in for nixpkgs.
 const OFFLINE: &str = "--offline --no-write-lock-file --override-input nixpkgs path:$N";
@@ -88,6 +88,8 @@ fn refuses_mistakes(client: &'static Client) {
         ("a function that lib has not", "package.nix", "lib.importTOML", "lib.importToml"),
         ("a file that is not there", "package.nix", "../verifier", "../verifyer"),
         ("a crate that is left out", "package.nix", "../verifier", ""),
+        ("a benchmark that the manifest names is left out", "package.nix", "../benches", ""),
+        ("a page that a test reads is left out", "package.nix", "../docs/findings.md", ""),
         ("a license that is none", "package.nix", "asl20", "apache"),
         ("a package that is none", "shell.nix", "rustfmt", "rust-fmt"),
         ("an option that NixOS has not", "module.nix", "users.groups.nix-quorum", "users.group.nix-quorum"),

@@ -72,6 +72,9 @@ let
     src:
     assert all src.has [ "Cargo.lock" "Cargo.toml" "src/main.rs" ];
     assert all (member: src.has "${member}/Cargo.toml") src.manifest.workspace.members;
+    # Cargo reads no manifest that names a file which is not there.
+    assert all (bench: src.has "benches/${bench.name}.rs") src.manifest.bench;
+    assert src.has "docs/findings.md";
     assert !lib.any src.has [ "flake.nix" "nix/package.nix" "tests" ];
     src;
 
@@ -163,6 +166,7 @@ let
     "minisign"
     "nix"
     "nixfmt-tree"
+    "python3"
     "rustc"
     "rustfmt"
     "zstd"
