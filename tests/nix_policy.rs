@@ -107,7 +107,11 @@ fn a_broken_policy_leaves_the_old_one_in_force(client: &Client) {
         shell.must_fail("nix copy --from $L1 --to $S $C", "1 of 2 of builders");
     }
     let strict = good.replace("at-least = 2", "at-least = 3");
-    assert!(gate.reload(&strict).contains("policy read again"));
+    let newer = strict.replace("version = 1", "version = 2");
+    assert!(gate.reload(&newer).contains("policy read again"));
+    shell.must_fail("nix path-info --store $S $T", "path '$T' is not valid");
+    let said = gate.reload(&good);
+    assert!(said.contains("the old one stays") && gate.log().contains("policy-rollback"), "{said}");
     shell.must_fail("nix path-info --store $S $T", "path '$T' is not valid");
 }
 

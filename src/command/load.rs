@@ -160,7 +160,9 @@ pub async fn open_gate(
     let key = countersign.map(read_secret_key).transpose()?;
     let cache = store.open(policy.store_dir()).await?;
     let index = store.index(&Place::parse(&store.store)?).await?;
-    Ok(Gate::new(cache, policy, key)?.with_index(index))
+    let gate = Gate::new(cache, policy, key)?.with_index(index);
+    gate.remember_policy().await?;
+    Ok(gate)
 }
 
 /// Reads a secret key in Nix's format.

@@ -33,8 +33,8 @@ pub struct Arguments {
     staging_socket: Option<PathBuf>,
     #[command(flatten)]
     limits: StagingArguments,
-    /// A secret key of the gate's own, with which it also signs what it admits. It must not be a signer's.
-    #[arg(long, env = "NIX_QUORUM_COUNTERSIGN", value_name = "KEY")]
+    /// The file with a secret key of the gate's own, with which it also signs what it admits. It must not be a signer's.
+    #[arg(long, env = "NIX_QUORUM_COUNTERSIGN", value_name = "FILE")]
     countersign: Option<PathBuf>,
 }
 
@@ -113,7 +113,7 @@ async fn serve(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let reloaded = changed.clone();
     let reloader = tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload(&reloading, &arguments.policy);
+            reload(&reloading, &arguments.policy).await;
             // Not here: the next one must not wait for it.
             reloaded.notify_one();
         }
@@ -173,9 +173,12 @@ async fn keep_tending(gate: Arc<Gate>, changed: Arc<Notify>) {
 }
 
 /// Reads the policy again. Whatever goes wrong, there is a policy in force.
-fn reload(gate: &Gate, policy: &PolicyArguments) {
+async fn reload(gate: &Gate, policy: &PolicyArguments) {
     let before = gate.policy();
-    let put_in_force = policy.load().and_then(|policy| Ok(gate.set_policy(policy)?));
+    let put_in_force = match policy.load() {
+        Ok(policy) => gate.replace_policy(policy).await.map_err(CommandError::from),
+        Err(error) => Err(error),
+    };
     match put_in_force {
         Ok(()) => tracing::info!(before = before.version(), now = gate.policy().version(), "policy read again"),
         Err(error) => {

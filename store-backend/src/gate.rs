@@ -14,6 +14,7 @@ mod index;
 mod intake;
 mod logs;
 mod memory;
+mod newest_policy;
 mod promotion;
 mod realisations;
 mod recent;
@@ -101,7 +102,7 @@ impl Gate {
         })
     }
 
-    /// Puts another policy in force, from the next decision on. What it no longer vouches for is no longer readable.
+    /// Puts another policy in force whatever its version: [`Gate::replace_policy`] takes no older one.
     ///
     /// # Errors
     /// As [`Gate::new`]; then the old policy stays.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use store_backend::gate::{DecisionRecord, Event, LogError};
-use support::keys::{Rules, alice, bob, carol, mallory, two_of_three};
+use support::keys::{Rules, alice, bob, carol, mallory, parse, two_of_three};
 use support::package::{Package, nar_of_file, package};
 use support::site::{Site, log_of};
 
@@ -88,6 +88,27 @@ fn a_change_of_policy_is_written_down() {
     let found = records(&site);
     assert_eq!(names(&found), ["policy", "policy"]);
     assert_eq!(found[1].policy, digest);
+}
+
+#[test]
+fn no_older_policy_is_taken_again() {
+    let versioned =
+        |version: u64| parse(&Rules::default().text().replace("version = 1", &format!("version = {version}")));
+    let site = Site::new(versioned(7));
+    let other = Site::over(site.store(), versioned(6));
+    let remembers = |site: &Site| site.runtime.block_on(site.gate.remember_policy());
+    let replaces = |site: &Site, version| site.runtime.block_on(site.gate.replace_policy(versioned(version)));
+    remembers(&site).expect("it is the first");
+    for error in [remembers(&other), replaces(&other, 6), replaces(&site, 6)] {
+        let said = error.expect_err("one of version 7 was in force").to_string();
+        assert!(said.starts_with("policy-rollback: this policy has version 6, and one of version 7 was"), "{said}");
+    }
+    assert_eq!(site.gate.policy().version(), 7, "the old one stays");
+    replaces(&site, 7).expect("it is no older");
+    replaces(&other, 9).expect("it is newer");
+    replaces(&site, 8).expect_err("the other gate knows a newer one");
+    std::fs::write(site.store().join("quorum/policy"), "{").expect("the owner's right");
+    replaces(&site, 10).expect_err("nobody can tell what was in force");
 }
 
 #[test]

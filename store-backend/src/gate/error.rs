@@ -109,6 +109,16 @@ pub enum GateError {
     /// The store failed.
     #[error("the store failed, and nothing was admitted: {0}")]
     Store(#[from] StoreError),
+    /// A policy of a higher version was in force in this store.
+    #[error(
+        "policy-rollback: this policy has version {version}, and one of version {newest} was in force here: install the newest, or raise the version of the one you mean"
+    )]
+    PolicyRollback {
+        /// The version of this one.
+        version: u64,
+        /// The highest that was in force.
+        newest: u64,
+    },
     /// The decision log cannot be written.
     #[error("nothing was admitted: {0}")]
     Log(#[from] LogError),
