@@ -120,6 +120,12 @@ impl Keyring {
         self.signers().find(|(_, signer)| &*signer.name == name).map(|(id, _)| id)
     }
 
+    /// Says whether a signer has a key of this name.
+    #[must_use]
+    pub fn has_key_named(&self, name: &KeyName) -> bool {
+        self.by_key_name.contains_key(name)
+    }
+
     /// Returns what is remembered of signatures that these keys were seen to have made.
     pub(crate) fn verifications(&self) -> &Verifications {
         &self.verifications

@@ -9,12 +9,9 @@ use verifier::{Claim, Evidence, PathInfo};
 use super::asking::Gathered;
 use super::contents::{Checked, check_contents, check_statement};
 use super::outcome::Facts;
-use super::signatures::{Source, report};
+use super::signatures::{report, weighed};
 use super::{Contents, Faults, Measure, Progress};
 use crate::store::{Statement, Store, describe_info};
-
-/// Most signatures of one path that are weighed. Whoever states more does not mean to be read.
-const MAX_SIGNATURES: usize = 1_000;
 
 /// What came of one path.
 pub(super) struct PathAudit {
@@ -49,13 +46,14 @@ pub(super) async fn audit_path(
     };
     let mut notes: Vec<Finding> =
         statement.rivals.iter().map(|rival| Finding::conflict(&describe_info(rival))).collect();
-    let mut sources: Vec<Source<'_>> = statement.signatures.iter().map(Source::of).collect();
+    let policy = &measure.policy;
+    let mut sources = weighed(&statement.signatures, None, policy.keyring(), &mut notes);
     let mut known: HashSet<&str> = sources.iter().map(|source| &*source.stated.text).collect();
     for (other, answer) in measure.substituters.iter().zip(&elsewhere) {
         match answer {
             Ok(Some(theirs)) if is_the_same(&theirs.info, info) => {
-                let news = theirs.signatures.iter().filter(|stated| known.insert(&stated.text));
-                sources.extend(news.map(|stated| Source { stated, from: Some(&other.uri) }));
+                let theirs = weighed(&theirs.signatures, Some(&other.uri), policy.keyring(), &mut notes);
+                sources.extend(theirs.into_iter().filter(|source| known.insert(&source.stated.text)));
             }
             Ok(Some(theirs)) => notes.push(elsewhere_differs(&other.uri, theirs)),
             Ok(None) => {}
@@ -65,12 +63,6 @@ pub(super) async fn audit_path(
             }
         }
     }
-    if sources.len() > MAX_SIGNATURES {
-        let message = format!("of {} signatures, {MAX_SIGNATURES} were weighed", sources.len());
-        notes.push(Finding::new(Code::LimitExceeded, message));
-        sources.truncate(MAX_SIGNATURES);
-    }
-    let policy = &measure.policy;
     let claims = sources.iter().map(|source| Claim { text: &source.stated.text, first_seen: source.first_seen() });
     let evidence = Evidence::weigh(fingerprint, claims, policy.keyring(), measure.now);
     let subject = Subject { path: &info.path, evidence: &evidence, address, absent_references: &[] };

@@ -2,11 +2,18 @@
 
 use std::sync::Arc;
 
-use policy::escaped;
+use policy::{Code, Finding, escaped};
 use serde::Serialize;
-use verifier::{Evidence, Keyring, Timestamp};
+use verifier::{Evidence, Keyring, Signature, Timestamp};
 
 use crate::store::StatedSignature;
+
+/// Most signatures by keys of the policy that are weighed of those that one store states of a path. Whoever states more does not mean
+/// to be read.
+const MAX_OF_KEYS: usize = 1_000;
+
+/// Most others of these.
+const MAX_OTHERS: usize = 16;
 
 /// A signature, and which store has it.
 #[derive(Clone, Copy)]
@@ -16,16 +23,36 @@ pub(super) struct Source<'a> {
     pub(super) from: Option<&'a Arc<str>>,
 }
 
-impl<'a> Source<'a> {
-    /// Makes one of the audited store's.
-    pub(super) fn of(stated: &'a StatedSignature) -> Self {
-        Self { stated, from: None }
-    }
-
+impl Source<'_> {
     /// Returns when the audited store first saw it: what others say of that is their word alone, and could date a signature back.
     pub(super) fn first_seen(&self) -> Option<Timestamp> {
         if self.from.is_none() { self.stated.first_seen } else { None }
     }
+}
+
+/// Chooses which of a store's signatures are weighed, and notes where these are not all. No store's displace another's, and none that
+/// a key of the policy cannot have made displaces one that it can.
+pub(super) fn weighed<'a>(
+    stated: &'a [StatedSignature],
+    from: Option<&'a Arc<str>>,
+    keyring: &Keyring,
+    notes: &mut Vec<Finding>,
+) -> Vec<Source<'a>> {
+    let (mut of_keys, mut others) = (0, 0);
+    let is_weighed = |stated: &&StatedSignature| {
+        let signature = stated.text.parse::<Signature>();
+        let is_of_key = signature.is_ok_and(|signature| keyring.has_key_named(signature.key_name()));
+        let (count, most) = if is_of_key { (&mut of_keys, MAX_OF_KEYS) } else { (&mut others, MAX_OTHERS) };
+        *count += 1;
+        *count <= most
+    };
+    let chosen: Vec<_> = stated.iter().filter(is_weighed).map(|stated| Source { stated, from }).collect();
+    if chosen.len() < stated.len() {
+        let place = from.map(|uri| format!(" that {uri} has")).unwrap_or_default();
+        let message = format!("of {} signatures{place}, {} were weighed", stated.len(), chosen.len());
+        notes.push(Finding::new(Code::LimitExceeded, message));
+    }
+    chosen
 }
 
 /// One signature with its verdict. In JSON, members are in camel case.

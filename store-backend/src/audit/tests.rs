@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use nix_archive::nar::{Node, encode_tree};
 use policy::Policy;
+use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 use verifier::{
     AddressRequest, CAHash, ContentAddress, ContentAddressMethod, HashAlgorithm, KeyName, PathInfo, SecretKey,
@@ -19,7 +20,7 @@ use crate::client::Client;
 use crate::daemon::{Server, Settings};
 use crate::gate::Gate;
 use crate::object::Directory;
-use crate::store::{BinaryCache, Daemon, Remote, StatedSignature, Store, hash_part_of};
+use crate::store::{BinaryCache, Daemon, Installable, Meaning, Remote, StatedSignature, Store, hash_part_of};
 
 /// The moment at which the audits take place, long after the tests: 2100-01-01T00:00:00Z.
 const NOW: Timestamp = Timestamp::from_unix(4_102_444_800);
@@ -260,6 +261,93 @@ async fn what_is_missing_is_told_apart() {
     assert_eq!((audit.faults.bits(), audit.notes.len()), (6, 1), "what is no narinfo may have been a path");
 }
 
+/// Signatures that nobody asked for, in any number and by whatever name, do not crowd out those that count.
+#[tokio::test]
+async fn no_signature_crowds_out_another() {
+    let mut app = package("app", 1, &[], &[]);
+    let good = package("app", 1, &[], &["a", "b"]).info.signatures;
+    // By strangers, in the names of the policy's keys, and no signatures at all.
+    let junk = |count: usize, name: &str| {
+        let made = key("x").sign(&app.info.fingerprint(&StoreDir::default()).expect("a fingerprint")).to_string();
+        let (_, bytes) = made.split_once(':').expect("a name");
+        (0..count).map(|number| format!("{name}{number}:{bytes}")).collect::<Vec<_>>()
+    };
+    let strangers = junk(3_000, "0");
+    let nonsense = (0..3_000).map(|number| format!("0-{number}"));
+    app.info.signatures = strangers.into_iter().chain(nonsense).chain(good.clone()).collect();
+    let folder = cache(&[&app], |_, text| text);
+    let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!(outcome(&audit), (0, Vec::new()));
+    let kept: usize = audit.facts.iter().flatten().map(|facts| facts.signatures.len()).sum();
+    assert_eq!(kept, 16 + good.len(), "the rest is counted");
+}
+
+/// A pipe or a folder in the place of a file is an error, and one that comes at once.
+#[tokio::test]
+async fn what_is_no_file_is_not_waited_for() {
+    let (lib, app) = (package("lib", 1, &[], &["a", "b"]), package("app", 2, &[], &["a", "b"]));
+    let folder = cache(&[&lib, &app], |_, text| text);
+    let narinfo = folder.path().join(format!("{}.narinfo", hash_part_of(&lib.info.path)));
+    let nar = folder.path().join(format!("nar/{}.nar", app.info.nar_hash.to_nix32()));
+    for place in [&narinfo, &nar] {
+        std::fs::remove_file(place).expect("the owner's right");
+        rustix::fs::mknodat(CWD, place, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    }
+    let both = Scope::Paths([lib.info.path.clone(), app.info.path.clone()].into());
+    let audit = audit_cache(folder.path(), both, Contents::Read).await;
+    let unknown = ["lib: missing-content", "app: missing-content"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(outcome(&audit), (4, unknown));
+}
+
+/// Nix reads what links lead to, so that is what is looked at.
+#[tokio::test]
+async fn links_in_a_cache_are_followed() {
+    let lib = package("lib", 1, &[], &["a"]);
+    let folder = cache(&[&lib], |_, text| text);
+    let narinfo = folder.path().join(format!("{}.narinfo", hash_part_of(&lib.info.path)));
+    let hidden = folder.path().join("hidden");
+    std::fs::rename(&narinfo, &hidden).expect("the owner's right");
+    std::os::unix::fs::symlink("hidden", &narinfo).expect("a link");
+    let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!(outcome(&audit), (2, vec!["lib: quorum-missing".to_owned()]));
+}
+
+/// What a derivation makes is what its text says, and no store can pass another text off as it.
+#[tokio::test]
+async fn a_derivation_is_the_one_that_its_path_names() {
+    let dir = StoreDir::default();
+    let other = dir.render_path(&package("admitted", 3, &[], &[]).info.path);
+    let text = format!(r#"Derive([("out","{other}","","")],[],[],"system","/bin/sh",[],[("out","{other}")])"#);
+    let derivation = |path: StorePath| {
+        let mut package = package("app.drv", 1, &[], &[]);
+        package.nar = nar(&text);
+        let digest = digest_nar(&*package.nar, None).expect("a NAR");
+        (package.info.path, package.info.nar_hash, package.info.nar_size) = (path, digest.nar_hash, digest.nar_size);
+        package
+    };
+    let true_path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+    let false_path = StorePath::from_parts([7; 20], "app.drv").expect("a path");
+    let (honest, lie) = (derivation(true_path.clone()), derivation(false_path.clone()));
+    let folder = cache(&[&honest, &lie], |_, text| text);
+    let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
+    let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
+    let outputs = async |path: &StorePath| {
+        let named = format!("{}^out", dir.render_path(path));
+        Installable::parse(&named, &dir).expect("a derivation").resolve(&store, Meaning::Paths).await
+    };
+    let paths = outputs(&true_path).await.expect("it says so");
+    assert_eq!(paths.iter().map(|path| dir.render_path(path)).collect::<Vec<_>>(), std::slice::from_ref(&other));
+    let said = outputs(&false_path).await.expect_err("it is another's text").to_string();
+    assert!(said.contains(&format!("its text is that of {}", dir.render_path(&true_path))), "{said}");
+}
+
+#[tokio::test]
+async fn a_store_that_names_nothing_was_not_checked() {
+    let folder = cache(&[], |_, text| text);
+    let audit = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!((audit.faults.bits(), audit.notes.len()), (4, 1));
+}
+
 /// A store that makes its paths up does not fill the memory of who audits it.
 #[tokio::test]
 async fn references_beyond_the_limit_are_not_gone_through() {
@@ -441,7 +529,7 @@ async fn what_was_read_before_proves_only_the_address_that_was_stated() {
 #[test]
 fn other_stores_do_not_date_signatures_back() {
     let stated = StatedSignature { text: "a:b".into(), first_seen: Some(NOW) };
-    let own = Source::of(&stated);
+    let own = Source { stated: &stated, from: None };
     let uri = "file:///other".into();
     assert_eq!((own.first_seen(), Source { from: Some(&uri), ..own }.first_seen()), (Some(NOW), None));
 }

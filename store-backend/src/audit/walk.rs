@@ -140,6 +140,10 @@ impl Walk {
         if listed.more_unreadable > 0 {
             self.notes.insert(format!("{} more objects cannot be read", listed.more_unreadable));
         }
+        if listed.paths.is_empty() {
+            self.faults.unchecked = true;
+            self.notes.insert("this store names no path, so nothing was checked".to_owned());
+        }
         self.go(&listed.paths, References::Follow(Outputs::LeaveOut)).await
     }
 

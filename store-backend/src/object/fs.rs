@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{FlockOperation, OFlags, flock, syncfs};
 use tokio::task::spawn_blocking;
 use verifier::Timestamp;
 
@@ -244,7 +244,10 @@ impl Directory {
 
     fn open_file(&self, key: &Key) -> Result<Option<(File, Metadata)>, ObjectError> {
         let path = self.path(key);
-        let Some(file) = absent(File::open(&path)).map_err(io_error("open", &path))? else {
+        // Without waiting: to open a pipe would take until somebody writes to it.
+        let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let opened = OpenOptions::new().read(true).custom_flags(nonblock).open(&path);
+        let Some(file) = absent(opened).map_err(io_error("open", &path))? else {
             return Ok(None);
         };
         let found = file.metadata().map_err(io_error("inspect", &path))?;
@@ -363,14 +366,15 @@ impl ObjectStore for Directory {
     }
 }
 
-/// Calls `visit` for each file of a folder until it returns false. Files that vanish meanwhile are passed over.
+/// Calls `visit` for each file of a folder until it returns false. Files that vanish meanwhile are passed over. A link counts as the
+/// file that it leads to, as it does for whoever reads it.
 fn each_file(folder: &Path, mut visit: impl FnMut(Entry) -> bool) -> io::Result<()> {
     let Some(entries) = absent(fs::read_dir(folder))? else {
         return Ok(());
     };
     for entry in entries {
         let entry = entry?;
-        let Some(found) = absent(entry.metadata())?.filter(fs::Metadata::is_file) else {
+        let Some(found) = absent(fs::metadata(entry.path()))?.filter(fs::Metadata::is_file) else {
             continue;
         };
         if let Ok(name) = entry.file_name().into_string()

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use verifier::{NarEnd, OutputId, StoreDir, StorePath};
 
 use super::StoreError;
+use super::derivation::fixed_outputs;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
 use super::remote::Remote;
 use crate::client::{Client, ClientError, MOST_ASKED};
@@ -209,7 +210,15 @@ impl Store for Daemon {
     }
 
     async fn outputs(&self, derivation: &Statement) -> Result<Outputs, StoreError> {
-        self.ask(async |client: &mut Client| client.outputs(&derivation.info.path).await).await
+        let (mut outputs, _) = fixed_outputs(self, derivation).await?;
+        // It has to be believed only where nothing else says it.
+        if outputs.values().any(Option::is_none) {
+            let mut said = self.ask(async |client: &mut Client| client.outputs(&derivation.info.path).await).await?;
+            for (name, path) in outputs.iter_mut().filter(|(_, path)| path.is_none()) {
+                *path = said.remove(name).flatten();
+            }
+        }
+        Ok(outputs)
     }
 
     async fn realised(&self, _: &OutputId) -> Result<Option<StorePath>, StoreError> {

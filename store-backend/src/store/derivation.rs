@@ -36,16 +36,25 @@ pub(crate) fn parse_derivation(path: &StorePath, nar: &[u8], store_dir: &StoreDi
     Derivation::from_aterm_bytes_in(text, name, store_dir.clone()).map_err(|error| error.to_string())
 }
 
-/// Reads from a store's derivation which outputs it has, and their paths. Where these depend on their contents, the store says which
-/// they turned out to be.
-pub(super) async fn outputs(store: &dyn Store, statement: &Statement) -> Result<Outputs, StoreError> {
-    let path = &statement.info.path;
+/// Reads from a store's derivation which outputs it has, and the paths of those that do not depend on their contents.
+pub(super) async fn fixed_outputs(
+    store: &dyn Store,
+    statement: &Statement,
+) -> Result<(Outputs, Derivation), StoreError> {
     let derivation = derivation_of(store, statement).await?;
     let path_of = |name: &str| {
         let output = derivation.outputs().get(name)?;
         output.path_in(derivation.store_dir(), derivation.name(), name).ok().flatten()
     };
-    let mut outputs: Outputs = derivation.outputs().keys().map(|name| (name.clone(), path_of(name))).collect();
+    let outputs = derivation.outputs().keys().map(|name| (name.clone(), path_of(name))).collect();
+    Ok((outputs, derivation))
+}
+
+/// Reads from a store's derivation which outputs it has, and their paths. Where these depend on their contents, the store says which
+/// they turned out to be.
+pub(super) async fn outputs(store: &dyn Store, statement: &Statement) -> Result<Outputs, StoreError> {
+    let path = &statement.info.path;
+    let (mut outputs, derivation) = fixed_outputs(store, statement).await?;
     if outputs.values().all(Option::is_some) {
         return Ok(outputs);
     }
@@ -71,6 +80,7 @@ pub(super) async fn read_derivation(store: &dyn Store, path: &StorePath) -> Resu
     }
 }
 
+/// Reads a derivation. Its path is made of its text, so no store can pass another one off as it.
 async fn derivation_of(store: &dyn Store, statement: &Statement) -> Result<Derivation, StoreError> {
     let path = &statement.info.path;
     let failed = |why: String| StoreError::Derivation { path: store.store_dir().render_path(path), why };
@@ -79,7 +89,12 @@ async fn derivation_of(store: &dyn Store, statement: &Statement) -> Result<Deriv
     }
     let nar = store.open_nar(statement).await?.ok_or_else(|| failed("its contents are not there".into()))?;
     let bytes = spawn_blocking(move || bytes_of(nar)).await.map_err(ObjectError::from)?.map_err(failed)?;
-    parse_derivation(path, &bytes, store.store_dir()).map_err(failed)
+    let derivation = parse_derivation(path, &bytes, store.store_dir()).map_err(failed)?;
+    match derivation.drv_path() {
+        Ok(made) if made == *path => Ok(derivation),
+        Ok(made) => Err(failed(format!("its text is that of {}", store.store_dir().render_path(&made)))),
+        Err(error) => Err(failed(error.to_string())),
+    }
 }
 
 fn bytes_of(nar: Nar) -> Result<Vec<u8>, String> {

@@ -18,6 +18,9 @@ use super::reading::Store;
 /// Most derivations that are read for the hash of one.
 const MOST_DERIVATIONS: usize = 100_000;
 
+/// Most bytes of derivations that wait for those that they need: a system's take a few MB.
+const MOST_WAITING: usize = 256 << 20;
+
 /// A derivation's hash, in hexadecimal.
 type Hash = String;
 
@@ -29,16 +32,20 @@ struct Open {
     path: StorePath,
     derivation: Derivation,
     needed: Vec<StorePath>,
+    /// Bytes of its text.
+    size: usize,
 }
 
 impl Open {
     fn new(path: StorePath, derivation: Derivation) -> Self {
         let needed = derivation.input_derivations().keys().cloned().collect();
-        Self { path, derivation, needed }
+        let size = derivation.to_aterm_bytes().len();
+        Self { path, derivation, needed, size }
     }
 }
 
-/// Returns the hash that names a derivation's outputs; none where something is not in the store that it needs.
+/// Returns the hash that names a derivation's outputs; none where something is not in the store that it needs,
+/// or there is too much of it.
 pub(super) async fn output_hash(
     store: &dyn Store,
     path: &StorePath,
@@ -47,6 +54,7 @@ pub(super) async fn output_hash(
     let mut known: HashMap<StorePath, Hash> = HashMap::new();
     let mut opened: HashSet<StorePath> = [path.clone()].into();
     let mut open = vec![Open::new(path.clone(), derivation)];
+    let mut waiting = open[0].size;
     while let Some(last) = open.last_mut() {
         if let Some(next) = last.needed.pop() {
             if known.contains_key(&next) {
@@ -59,8 +67,14 @@ pub(super) async fn output_hash(
             let Some(derivation) = read_derivation(store, &next).await? else {
                 return Ok(None);
             };
-            open.push(Open::new(next, derivation));
-        } else if let Some(Open { path, derivation, .. }) = open.pop() {
+            let next = Open::new(next, derivation);
+            waiting += next.size;
+            if waiting > MOST_WAITING {
+                return Ok(None);
+            }
+            open.push(next);
+        } else if let Some(Open { path, derivation, size, .. }) = open.pop() {
+            waiting -= size;
             let Some(inputs) = inputs(&derivation, &known) else {
                 return Ok(None);
             };
