@@ -93,6 +93,44 @@ fn keys_and_a_number_stand_for_a_policy() {
     insta::assert_snapshot!("keys", text);
 }
 
+/// Nothing that was read refers to it, but not everything could be read.
+#[test]
+fn why_does_not_say_no_where_it_cannot_tell() {
+    let folder = world();
+    let nothing = ["why", "00000000000000000000000000000001-nothing", "result"];
+    let ask = |more: &[&str]| {
+        let output =
+            quorum(folder.path(), &[&nothing, &POLICY[1..], more].concat()).output().expect("the program runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
+    };
+    let (code, said) = ask(&[]);
+    assert!(code == Some(1) && said.contains("nothing that was asked about refers to it"), "{code:?} {said}");
+    let library = folder.path().join("cache/040h2081040h2081040h2081040h2081.narinfo");
+    std::fs::write(library, "nonsense").expect("the owner's right");
+    let (code, said) = ask(&[]);
+    assert!(code == Some(4) && said.contains("not everything could") && said.contains("-library: "), "{code:?} {said}");
+    let (code, said) = ask(&["--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((code, &answer["chain"], &answer["complete"]), (Some(4), &serde_json::Value::Null, &false.into()));
+}
+
+/// What stands in config.toml is as good as on the command line.
+#[test]
+fn the_policy_may_stand_in_the_configuration() {
+    let folder = world();
+    let audit = |setting: &str| {
+        write(folder.path(), "settings.toml", setting);
+        let mut command = quorum(folder.path(), &["verify", "--store", "cache", "result"]);
+        command.env("NIX_QUORUM_CONFIG", folder.path().join("settings.toml"));
+        let output = command.output().expect("the program runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("it is text"))
+    };
+    let with_policy = audit("policy = \"policy.toml\"\n");
+    assert_ne!(with_policy.0, Some(4), "{with_policy:?}");
+    let without = audit("");
+    assert!(without.0 == Some(4) && without.1.contains("give --policy FILE"), "{without:?}");
+}
+
 /// A report that is kept says of which store it was.
 #[test]
 fn the_store_that_nobody_named_is_named() {

@@ -34,7 +34,7 @@ pub struct Against {
     #[arg(long, env = "NIX_QUORUM_NETRC_FILE", value_name = "FILE")]
     netrc_file: Option<PathBuf>,
     /// The policy: who may sign, and how many must.
-    #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE", required_unless_present = "trusted_public_keys")]
+    #[arg(long, env = "NIX_QUORUM_POLICY", value_name = "FILE")]
     policy: Option<PathBuf>,
     /// A minisign public key (RW…) of an administrator, who must have signed the policy; may be given several times.
     #[arg(long = "policy-signer", env = "NIX_QUORUM_POLICY_SIGNER", value_name = "KEY", value_delimiter = ',')]

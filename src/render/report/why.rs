@@ -13,7 +13,17 @@ use super::{Subject, written};
 use crate::command::CommandError;
 use crate::render::{Format, Paint, paint};
 
-/// Shows how a path comes to be in a closure: the shortest chain of references from a root to it.
+/// The exit code where nothing refers to the path.
+const NO_CHAIN: u8 = 1;
+
+/// The exit code where nobody can tell: Nix's bit for what could not be checked.
+const UNKNOWN: u8 = 4;
+
+/// Most paths that are named of those that could not be looked at.
+const MOST_UNKNOWN: usize = 10;
+
+/// Shows how a path comes to be in a closure: the shortest chain of references from a root to it. That there is none is known only
+/// where everything could be looked at.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -22,7 +32,11 @@ pub fn why(audit: &Audit, subject: &Subject<'_>, path: &StorePath, format: Forma
     let target = report.place_of(path);
     let places = target.and_then(|target| chain(report, &audit.roots, target));
     let mut out = io::stdout().lock();
-    let found = ExitCode::from(u8::from(places.is_none()));
+    let code = match &places {
+        Some(_) => 0,
+        None if audit.faults.unchecked => UNKNOWN,
+        None => NO_CHAIN,
+    };
     let result = match (format, places) {
         (Format::Json, places) => {
             let step = |place: &usize| {
@@ -30,16 +44,29 @@ pub fn why(audit: &Audit, subject: &Subject<'_>, path: &StorePath, format: Forma
                 json!({ "path": path.to_basename(), "standing": standing, "findings": findings })
             };
             let chain: Option<Vec<_>> = places.map(|places| places.iter().map(step).collect());
-            serde_json::to_writer_pretty(&mut out, &json!({ "path": path.to_basename(), "chain": chain }))
-                .map_err(io::Error::from)
-                .and_then(|()| out.write_all(b"\n"))
+            let answer = json!({ "path": path.to_basename(), "chain": chain, "complete": !audit.faults.unchecked });
+            serde_json::to_writer_pretty(&mut out, &answer).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"))
         }
         (Format::Text, Some(places)) => put_places(&mut out, report, subject, &places, ""),
+        (Format::Text, None) if audit.faults.unchecked => put_unknown(&mut out, audit, subject, path),
         (Format::Text, None) => {
             writeln!(out, "{}: nothing that was asked about refers to it", subject.render(path))
         }
     };
-    written(result, "standard output").map(|_| found)
+    written(result, "standard output").map(|_| ExitCode::from(code))
+}
+
+/// Writes that no chain was found, and what could not be looked at.
+fn put_unknown(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>, path: &StorePath) -> io::Result<()> {
+    writeln!(out, "{}: nothing that could be looked at refers to it, but not everything could:", subject.render(path))?;
+    for note in &audit.notes {
+        writeln!(out, "{note}")?;
+    }
+    let unchecked = audit.report.paths.iter().filter(|path| path.standing == Standing::Unchecked);
+    for PathReport { path, findings, .. } in unchecked.filter(|path| !path.findings.is_empty()).take(MOST_UNKNOWN) {
+        writeln!(out, "{}: {}", subject.render(path), findings[0])?;
+    }
+    Ok(())
 }
 
 /// Writes the shortest chain from one of some places to another one, if there is one.
