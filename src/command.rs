@@ -27,8 +27,8 @@ use crate::render;
 /// A Nix store that holds only what a quorum of independent signers vouched for.
 ///
 /// Stock Nix uses it with --store unix:///run/nix-quorum/store.sock, or, for reading file contents, with
-/// --store 'ssh-ng://localhost?remote-program=nix-quorum'. Every option can also be set in the environment, as
-/// NIX_QUORUM_<OPTION>, and in config.toml ($NIX_QUORUM_CONFIG, else /etc/nix-quorum/config.toml), in this order.
+/// --store 'ssh-ng://localhost?remote-program=nix-quorum'. Options can also be set in the environment, where their help names a
+/// variable, and in config.toml ($NIX_QUORUM_CONFIG, else /etc/nix-quorum/config.toml), in this order.
 #[derive(Debug, Parser)]
 #[command(name = "nix-quorum", version, arg_required_else_help = true, subcommand_negates_reqs = true)]
 pub struct Cli {
@@ -73,7 +73,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Show the shortest chain of references from a root to a path, and how each path on it stands.
     ///
-    /// Signatures are checked, contents are not read. Exits with 1 where nothing refers to the path.
+    /// Signatures are checked, contents are not read. Exits with 1 where nothing refers to the path, and with 4 where not everything
+    /// could be looked at that might.
     Why(why::Arguments),
     /// Find, and with --delete remove, what crashes and broken-off uploads left in a store.
     ///

@@ -76,7 +76,7 @@ fn every_command_asks_for_the_administrators_signatures() {
             assert!(!folder.join("store").exists(), "{arguments:?}: nothing is made under a policy that nobody signed");
         }
     };
-    refused("the policy lacks signatures: 0 of 2 of the administrators");
+    refused("policy-unsigned: the policy lacks signatures: 0 of 2 of the administrators");
     sign("alice");
     refused("the policy lacks signatures: 1 of 2 of the administrators");
     sign("bob");
@@ -89,5 +89,5 @@ fn every_command_asks_for_the_administrators_signatures() {
     // One byte changed after it was signed.
     std::fs::remove_dir_all(folder.join("store")).expect("it was made");
     std::fs::write(folder.join("policy.toml"), format!("{POLICY}# more\n")).expect("room for a file");
-    refused("the policy lacks signatures: 0 of 2 of the administrators");
+    refused("policy-unsigned: the policy lacks signatures: 0 of 2 of the administrators");
 }

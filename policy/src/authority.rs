@@ -36,7 +36,7 @@ pub enum AuthorityError {
     },
     /// Too few administrators have signed the policy as it is. Whoever installed it caused it.
     #[error(
-        "the policy lacks signatures: {lacking}{}; let the administrators sign the file as it is, each with \
+        "policy-unsigned: the policy lacks signatures: {lacking}{}; let the administrators sign the file as it is, each with \
          `minisign -S -m FILE -x FILE.NAME.minisig`, and put the signatures beside it",
         rejections(rejected)
     )]

@@ -108,8 +108,8 @@ codes! {
     InvalidPath = "invalid-path",
         "This is no path of the store, or nothing is known of it. Check its spelling and the store directory.";
     LimitExceeded = "limit-exceeded",
-        "A limit was reached, so nothing was kept. The message names it; if it is too low for your use, raise it \
-         in the configuration.";
+        "A limit was reached, so nothing was kept. The message names it. Those of staging can be raised with `--staging-…`; \
+         what passes another one is hardly meant well.";
 }
 
 impl fmt::Display for Code {

@@ -117,10 +117,10 @@ pub(super) struct Approve {
     #[command(flatten)]
     place: Change,
     /// The secret key to sign with, in a file: that of a signer of the policy.
-    #[arg(short = 'k', long, value_name = "KEY")]
+    #[arg(short = 'k', long, value_name = "FILE")]
     key_file: PathBuf,
-    /// The gate's own secret key, with which what is admitted by this is countersigned, as for serve.
-    #[arg(long, env = "NIX_QUORUM_COUNTERSIGN", value_name = "KEY")]
+    /// The file with the gate's own secret key, with which what is admitted by this is countersigned, as for serve.
+    #[arg(long, env = "NIX_QUORUM_COUNTERSIGN", value_name = "FILE")]
     countersign: Option<PathBuf>,
     #[command(flatten)]
     choice: Choice,

@@ -123,7 +123,7 @@ where
             format!("this machine's clock is too far from the provider's{theirs}; set it")
         }
         ("AccessDenied" | "AllAccessDisabled" | "AccountProblem", _) | (_, 401 | 403) => {
-            let allow = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket";
+            let allow = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload, s3:ListBucket and s3:ListBucketMultipartUploads";
             let why = format!("access is denied{said}: the credentials need {allow} on this bucket");
             return (ErrorKind::PermissionDenied, why);
         }
