@@ -14,7 +14,7 @@ use store_backend::gate::{Gate, Index};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, two_of_three};
-use support::package::{Package, nar_of_file, noise, package};
+use support::package::{Package, nar_hash, nar_of_file, noise, package};
 use support::site::{Site, files, person};
 use tempfile::TempDir;
 use verifier::{StoreDir, StorePath, Timestamp};
@@ -132,6 +132,38 @@ fn what_nobody_knows_is_left_alone() {
     let before = names(site.store());
     assert_eq!(sweep(&site, EVER, true), []);
     assert_eq!(names(site.store()), before);
+}
+
+/// Writes the narinfo of a path as stock Nix does, with its NAR in an object of this name.
+fn write_foreign(site: &Site, package: &Package, nar: &str) {
+    let (path, info) = (package.full_path(), &package.info);
+    let text = format!(
+        "StorePath: {path}\nURL: {nar}\nCompression: zstd\nNarHash: {}\nNarSize: {}\nReferences: \n",
+        info.nar_hash, info.nar_size
+    );
+    write(site.store(), &format!("{}.narinfo", package.hash_part()), text.as_bytes());
+}
+
+/// Stock Nix calls a NAR's object by the hash of the compressed file, which looks like a gate's name of another NAR.
+#[test]
+fn the_nars_of_a_cache_that_stock_nix_wrote_are_kept() {
+    let site = Site::new(two_of_three());
+    let nar = format!("nar/{}.nar.zst", nar_hash(b"the compressed bytes").to_nix32());
+    write_foreign(&site, &package("foreign"), &nar);
+    write(site.store(), &nar, b"the compressed bytes");
+    assert_eq!(sweep(&site, EVER, true), []);
+    assert!(site.store().join(&nar).exists());
+    // Nor does one go with the path that has the NAR of that name.
+    let hello = signed("hello");
+    site.admit(&[&hello]);
+    write_foreign(&site, &package("another"), &nar_file(&hello));
+    let deleted =
+        site.runtime.block_on(site.gate.delete(&[hello.path().clone()], &person())).expect("nobody refers to it");
+    assert_eq!(deleted.paths, set([&hello]));
+    assert!(site.store().join(nar_file(&hello)).exists());
+    // Without its path it is a leftover as any other.
+    fs::remove_file(site.store().join(format!("{}.narinfo", package("foreign").hash_part()))).expect("it is there");
+    assert_eq!(found(&sweep(&site, EVER, true)), [(Kind::Nar, nar)]);
 }
 
 /// Candidates are held until more signatures come, and their NARs with them.

@@ -20,10 +20,10 @@ use tokio::task::spawn_blocking;
 use verifier::{NarHash, StorePath, Timestamp, nixbase32};
 
 use crate::object::{Entry, Etag, Version};
-use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of};
+use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of, nar_of_name};
 
 /// What the tables hold: another number, and the file is made anew.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Bytes of the database that are kept in memory.
 const CACHE: usize = 16 << 20;
@@ -43,7 +43,7 @@ const PATHS: TableDefinition<&Digest, &[u8]> = TableDefinition::new("paths");
 /// Who refers to a path.
 const REFERRERS: MultimapTableDefinition<&Digest, &Digest> = MultimapTableDefinition::new("referrers");
 
-/// Which paths have a NAR.
+/// Which paths have a NAR, and which have theirs in an object that is called as that NAR's would be.
 const NARS: MultimapTableDefinition<&[u8; 32], &Digest> = MultimapTableDefinition::new("nars");
 
 /// What is kept of one narinfo.
@@ -52,6 +52,9 @@ pub(super) struct Known {
     pub(super) path: StorePath,
     pub(super) version: Version,
     pub(super) nar_hash: NarHash,
+    /// What its NAR's object is called by, if that is not the NAR's own hash: stock Nix calls it by the hash of the compressed file,
+    /// and nothing in the name tells the one from the other.
+    pub(super) file_hash: Option<NarHash>,
     references: Vec<Digest>,
 }
 
@@ -117,7 +120,7 @@ impl Index {
         self.ask(cache, as_of, Question::ReferrersOf(*path.digest())).await
     }
 
-    /// Lists which paths have a NAR, as of an instant or later.
+    /// Lists which paths have a NAR, or theirs in the object that is that NAR's, as of an instant or later.
     pub(super) async fn paths_of(
         &self,
         cache: &BinaryCache,
@@ -315,13 +318,17 @@ impl<'a> Tables<'a> {
             for reference in &before.references {
                 self.referrers.remove(reference, digest)?;
             }
-            self.nars.remove(before.nar_hash.as_bytes(), digest)?;
+            for nar in before.nars() {
+                self.nars.remove(nar.as_bytes(), digest)?;
+            }
         }
         if let Some(known) = known {
             for reference in &known.references {
                 self.referrers.insert(reference, digest)?;
             }
-            self.nars.insert(known.nar_hash.as_bytes(), digest)?;
+            for nar in known.nars() {
+                self.nars.insert(nar.as_bytes(), digest)?;
+            }
             self.paths.insert(digest, &known.to_bytes()[..])?;
         }
         Ok(())
@@ -360,18 +367,27 @@ impl Known {
     }
 
     fn of(narinfo: Narinfo) -> Self {
-        let Narinfo { info, version, .. } = narinfo;
+        let Narinfo { info, file, version } = narinfo;
         let references = info.references.iter().map(|path| *path.digest()).collect();
-        Self { path: info.path, version, nar_hash: info.nar_hash, references }
+        let name = file.url.rsplit('/').next().and_then(nar_of_name);
+        let file_hash = name.filter(|hash| *hash != info.nar_hash);
+        Self { path: info.path, version, nar_hash: info.nar_hash, file_hash, references }
     }
 
-    /// Writes: when the narinfo was written (8 bytes, little-endian), the NAR's hash (32), the lengths of the path's name and
-    /// the ETag (2 each), both, and 20 bytes for each reference.
+    /// Lists what objects below `nar/` may be called by that it needs.
+    pub(super) fn nars(&self) -> impl Iterator<Item = &NarHash> {
+        std::iter::once(&self.nar_hash).chain(&self.file_hash)
+    }
+
+    /// Writes: when the narinfo was written (8 bytes, little-endian), the NAR's hash (32), what its object is called by (32, the
+    /// same again if it is called by that), the lengths of the path's name and the ETag (2 each), both, and 20 bytes for each
+    /// reference.
     fn to_bytes(&self) -> Vec<u8> {
         let (name, etag) = (self.path.name(), self.version.etag.as_str());
-        let mut bytes = Vec::with_capacity(44 + name.len() + etag.len() + 20 * self.references.len());
+        let mut bytes = Vec::with_capacity(76 + name.len() + etag.len() + 20 * self.references.len());
         bytes.extend(self.version.modified.as_unix().to_le_bytes());
         bytes.extend(self.nar_hash.as_bytes());
+        bytes.extend(self.file_hash.as_ref().unwrap_or(&self.nar_hash).as_bytes());
         for text in [name, etag] {
             bytes.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
         }
@@ -385,6 +401,7 @@ impl Known {
     fn parse(digest: &Digest, bytes: &[u8]) -> Option<Self> {
         let (modified, bytes) = bytes.split_first_chunk::<8>()?;
         let (nar_hash, bytes) = bytes.split_first_chunk::<32>()?;
+        let (file_hash, bytes) = bytes.split_first_chunk::<32>()?;
         let (name, bytes) = bytes.split_first_chunk::<2>()?;
         let (etag, bytes) = bytes.split_first_chunk::<2>()?;
         let (name, bytes) = bytes.split_at_checked(u16::from_le_bytes(*name).into())?;
@@ -398,6 +415,7 @@ impl Known {
             path: StorePath::from_basename(path.as_bytes()).ok()?,
             version: Version { etag: Etag::new(std::str::from_utf8(etag).ok()?), modified },
             nar_hash: NarHash::from_sha256(*nar_hash),
+            file_hash: (file_hash != nar_hash).then(|| NarHash::from_sha256(*file_hash)),
             references: references.to_vec(),
         })
     }

@@ -13,11 +13,11 @@ use verifier::{NarHash, Timestamp};
 
 use super::GateError;
 use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
-use super::index::Index;
+use super::index::{Index, Known};
 use super::promotion::is_candidate;
 use super::shelf::{LISTINGS, Shelf};
 use crate::object::{Entry, Etag, Key, Leftover, ObjectStore, PROBES};
-use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, NOTES, Record};
+use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, NOTES, Record, nar_of_name};
 
 /// Objects that are deleted under one announcement: uploads that need one of them wait so long.
 const AT_A_TIME: usize = 2_000;
@@ -171,15 +171,15 @@ impl Sweep {
     async fn strays(&self) -> Result<Vec<Stray>, GateError> {
         let known = self.index.all(&self.cache, Instant::now()).await?;
         let here: HashSet<String> = known.iter().map(|known| known.hash_part()).collect();
-        let mut needed: HashSet<String> = known.iter().map(|known| known.nar_hash.to_nix32()).collect();
+        let mut needed: HashSet<NarHash> = known.iter().flat_map(Known::nars).copied().collect();
         drop(known);
         let shelf = Shelf::new(self.objects().clone());
         shelf.look().await?;
-        needed.extend(shelf.nars().iter().map(NarHash::to_nix32));
+        needed.extend(shelf.nars());
         let (evidence, held) = self.evidence_without(&here, &shelf).await?;
         needed.extend(held);
-        let nar = |name: &str| Some(name.strip_suffix(".nar.zst").filter(|hash| hash.len() == 52)?.to_owned());
-        let mut strays = self.old_in(NARS, Kind::Nar, |name| nar(name).filter(|nar| !needed.contains(nar))).await?;
+        let nar = |name: &str| nar_of_name(name).filter(|nar| !needed.contains(nar)).map(|nar| nar.to_nix32());
+        let mut strays = self.old_in(NARS, Kind::Nar, nar).await?;
         strays.extend(evidence);
         let listing = |name: &str| Some(name.strip_suffix(".ls").filter(|part| part.len() == 32)?.to_owned());
         strays.extend(self.old_in("", Kind::Listing, |name| listing(name).filter(|part| !here.contains(part))).await?);
@@ -211,7 +211,7 @@ impl Sweep {
         &self,
         here: &HashSet<String>,
         shelf: &Shelf,
-    ) -> Result<(Vec<Stray>, HashSet<String>), GateError> {
+    ) -> Result<(Vec<Stray>, HashSet<NarHash>), GateError> {
         let folders = self.objects().list_folders(EVIDENCE).await?;
         let absent: Vec<String> = folders.into_iter().filter(|part| !here.contains(part)).collect();
         let looks = absent.iter().map(|part| async move {
@@ -231,7 +231,7 @@ impl Sweep {
             match record {
                 // Of one that is about to be admitted, there is a note still.
                 Ok(record) if is_candidate(&record) || !shelf.of(&record.info().path).is_empty() => {
-                    held.insert(record.info().nar_hash.to_nix32());
+                    held.insert(record.info().nar_hash);
                 }
                 Ok(_) => strays.push(stray),
                 // A person should look at it: perhaps a later version wrote it.
