@@ -166,6 +166,39 @@ fn the_nars_of_a_cache_that_stock_nix_wrote_are_kept() {
     assert_eq!(found(&sweep(&site, EVER, true)), [(Kind::Nar, nar)]);
 }
 
+/// A narinfo that was torn, or is longer than any may be: a person may restore it, and then all of its path is needed again.
+#[test]
+fn what_belongs_to_a_narinfo_that_cannot_be_read_is_kept() {
+    for torn in [&b"StorePath: /nix/sto"[..], &vec![b'x'; 2 << 20]] {
+        let Littered { site, litter, .. } = littered();
+        let hello = signed("hello");
+        let below = signed("below-hello");
+        let hello = hello.referring_to([below.path()]);
+        let hello = hello.unsigned().signed_by(&[&alice(), &bob()]);
+        site.admit(&[&below, &hello]);
+        let narinfo = format!("{}.narinfo", hello.hash_part());
+        let whole = fs::read(site.store().join(&narinfo)).expect("it is there");
+        write(site.store(), &narinfo, torn);
+        let mut swept = Vec::new();
+        let sweep = Sweep { cache: site.gate.cache().clone(), index: Index::default(), before: EVER, delete: true };
+        let unreadable = site.runtime.block_on(sweep.run(|finding| swept.push(finding))).expect("it can be swept");
+        assert_eq!(unreadable, BTreeSet::from([narinfo.clone()]));
+        // Leftovers that are no NARs are none of its.
+        let others: Vec<_> = litter.into_iter().filter(|(kind, _)| *kind != Kind::Nar).collect();
+        assert_eq!(found(&swept), others);
+        let delete = |package: &Package| {
+            site.runtime
+                .block_on(site.gate.delete(&[package.path().clone()], &person()))
+                .map_err(|error| error.to_string())
+        };
+        let refused = delete(&below).expect_err("nobody can say who refers to it");
+        assert!(refused.contains(&narinfo), "{refused}");
+        write(site.store(), &narinfo, &whole);
+        assert_eq!(site.raw().nar(&hello).expect("it is served"), hello.nar);
+        assert!(delete(&below).expect_err("one refers to it").contains(&hello.full_path()));
+    }
+}
+
 /// Candidates are held until more signatures come, and their NARs with them.
 #[test]
 fn what_is_held_keeps_its_nar() {

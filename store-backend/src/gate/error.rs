@@ -100,6 +100,16 @@ pub enum GateError {
         /// One that refers to it.
         referrer: String,
     },
+    /// A path is to be deleted, and nobody can say whether another refers to it: the store caused it.
+    #[error(
+        "cannot delete path '{path}' while {narinfo} of this store cannot be read, since what that is about may refer to it; restore or remove that object first"
+    )]
+    UnreadableReferrer {
+        /// The full path.
+        path: String,
+        /// The narinfo's key.
+        narinfo: String,
+    },
     /// A realisation that cannot be read: the peer or the store caused it.
     #[error(transparent)]
     Realisation(#[from] RealisationError),

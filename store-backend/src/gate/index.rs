@@ -3,13 +3,13 @@
 //! It is a cache: brought up to date from the store's own listing, by the version of each narinfo, and built anew from there
 //! whenever it is lost or damaged. It says what *might* be valid; whether something is, the view decides.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use redb::backends::InMemoryBackend;
 use redb::{
     Database, DatabaseError, Durability, MultimapTable, MultimapTableDefinition, ReadableDatabase as _,
@@ -58,6 +58,14 @@ pub(super) struct Known {
     references: Vec<Digest>,
 }
 
+/// What the index answers.
+pub(super) struct Answer {
+    pub(super) known: Vec<Known>,
+    /// The hash parts of the narinfos that cannot be read. They make no path valid, but a person may mend them: what they may need
+    /// must not go.
+    pub(super) unreadable: Arc<BTreeSet<String>>,
+}
+
 /// An index of a store. Where it is kept in a file, it outlasts the program.
 pub struct Index {
     state: Mutex<State>,
@@ -69,6 +77,14 @@ struct State {
     database: Arc<Database>,
     /// When it was last brought up to date, and what had been written then.
     fresh: Option<(Instant, u64)>,
+    /// What could not be read then.
+    unreadable: Arc<BTreeSet<String>>,
+}
+
+impl State {
+    fn over(database: Database) -> Self {
+        Self { database: Arc::new(database), fresh: None, unreadable: Arc::default() }
+    }
 }
 
 /// A question to the tables.
@@ -96,8 +112,7 @@ impl Index {
     }
 
     fn over(database: Database) -> Self {
-        let state = Mutex::new(State { database: Arc::new(database), fresh: None });
-        Self { state, writes: AtomicU64::new(0) }
+        Self { state: Mutex::new(State::over(database)), writes: AtomicU64::new(0) }
     }
 
     /// Says that this gate has written or deleted something.
@@ -106,7 +121,7 @@ impl Index {
     }
 
     /// Lists what there is, as of an instant or later.
-    pub(super) async fn all(&self, cache: &BinaryCache, as_of: Instant) -> Result<Vec<Known>, StoreError> {
+    pub(super) async fn all(&self, cache: &BinaryCache, as_of: Instant) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::All).await
     }
 
@@ -116,7 +131,7 @@ impl Index {
         cache: &BinaryCache,
         path: &StorePath,
         as_of: Instant,
-    ) -> Result<Vec<Known>, StoreError> {
+    ) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::ReferrersOf(*path.digest())).await
     }
 
@@ -126,33 +141,34 @@ impl Index {
         cache: &BinaryCache,
         nar_hash: &NarHash,
         as_of: Instant,
-    ) -> Result<Vec<Known>, StoreError> {
+    ) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::PathsOf(*nar_hash)).await
     }
 
-    async fn ask(&self, cache: &BinaryCache, as_of: Instant, question: Question) -> Result<Vec<Known>, StoreError> {
+    async fn ask(&self, cache: &BinaryCache, as_of: Instant, question: Question) -> Result<Answer, StoreError> {
         let mut state = self.state.lock().await;
         let outcome = async {
             let now = (Instant::now(), self.writes.load(Ordering::Relaxed));
             if state.fresh.is_none_or(|(at, writes)| at < as_of || writes != now.1) {
-                refresh(&state.database, cache).await?;
+                state.unreadable = Arc::new(refresh(&state.database, cache).await?);
                 state.fresh = Some(now);
             }
-            in_tables(&state.database, move |database| answer(database, &question)).await
+            let known = in_tables(&state.database, move |database| answer(database, &question)).await?;
+            Ok(Answer { known, unreadable: state.unreadable.clone() })
         };
         let outcome = outcome.await;
         if let Err(error @ StoreError::Index(_)) = &outcome {
             tracing::warn!(%error, "building the index anew, in memory");
-            *state = State { database: Arc::new(in_memory()), fresh: None };
+            *state = State::over(in_memory());
         }
         outcome
     }
 }
 
 /// Brings the tables up to date with the store's listing. A narinfo that is damaged is passed over, with a line in the log: it
-/// makes no path valid.
-async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), StoreError> {
-    let mut listed = HashSet::new();
+/// makes no path valid. Returns the hash parts of those; as nothing is known of them, they are read again each time.
+async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<BTreeSet<String>, StoreError> {
+    let (mut listed, mut unreadable) = (HashSet::new(), BTreeSet::new());
     let mut learned = false;
     let mut pages = cache.objects().list("").await?;
     while let Some(page) = pages.next().await? {
@@ -164,17 +180,23 @@ async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), St
             continue;
         }
         let looks = news.into_iter().map(|digest| async move {
-            match cache.narinfo(&nixbase32::encode(&digest)).await {
-                Ok(narinfo) => Ok((digest, narinfo.map(Known::of))),
+            let part = nixbase32::encode(&digest);
+            (digest, cache.narinfo(&part).await, part)
+        });
+        let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut news = Vec::new();
+        while let Some((digest, read, part)) = looks.next().await {
+            let known = match read {
+                Ok(narinfo) => narinfo.map(Known::of),
                 Err(error) if error.is_damage() => {
                     tracing::warn!(%error, "passing over a damaged narinfo");
-                    Ok((digest, None))
+                    unreadable.insert(part);
+                    None
                 }
-                Err(error) => Err(error),
-            }
-        });
-        let news: Vec<(Digest, Option<Known>)> =
-            stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+                Err(error) => return Err(error),
+            };
+            news.push((digest, known));
+        }
         in_tables(database, move |database| update(database, Durability::None, &news)).await?;
         learned = true;
     }
@@ -183,7 +205,7 @@ async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), St
         // This one makes what was learned before it outlast the program as well.
         in_tables(database, move |database| update(database, Durability::Immediate, &gone)).await?;
     }
-    Ok(())
+    Ok(unreadable)
 }
 
 async fn in_tables<T: Send + 'static>(

@@ -13,7 +13,7 @@ use verifier::{NarHash, Timestamp};
 
 use super::GateError;
 use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
-use super::index::{Index, Known};
+use super::index::{Answer, Index, Known};
 use super::promotion::is_candidate;
 use super::shelf::{LISTINGS, Shelf};
 use crate::object::{Entry, Etag, Key, Leftover, ObjectStore, PROBES};
@@ -94,11 +94,12 @@ impl Stray {
 }
 
 impl Sweep {
-    /// Looks for what was left behind, and deletes it if it is to. Calls `found` for each.
+    /// Looks for what was left behind, and deletes it if it is to. Calls `found` for each. Returns the keys of the narinfos that
+    /// cannot be read: while there are any, NARs are left alone, as they may be theirs.
     ///
     /// # Errors
     /// When the store fails. What was deleted before is gone then; running it again goes on.
-    pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<(), GateError> {
+    pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<BTreeSet<String>, GateError> {
         for leftover in self.objects().leftovers(self.before).await? {
             if self.delete {
                 self.objects().remove_leftover(&leftover).await?;
@@ -114,10 +115,11 @@ impl Sweep {
             let deleted = self.delete && self.objects().delete(&stray.key, &stray.etag).await?;
             found(stray.finding(deleted));
         }
-        let strays = self.strays().await?;
+        let (strays, unreadable) = self.strays().await?;
+        let unreadable: BTreeSet<String> = unreadable.iter().map(|part| format!("{part}.narinfo")).collect();
         if !self.delete {
             strays.iter().for_each(|stray| found(stray.finding(false)));
-            return Ok(());
+            return Ok(unreadable);
         }
         for strays in strays.chunks(AT_A_TIME) {
             let deleted = self.delete_strays(strays).await?;
@@ -125,7 +127,7 @@ impl Sweep {
                 found(stray.finding(deleted.contains(&stray.key)));
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn objects(&self) -> &Arc<dyn ObjectStore> {
@@ -167,10 +169,11 @@ impl Sweep {
         Ok(old)
     }
 
-    /// Lists NARs, evidence and listings that belong to nothing that is visible or held.
-    async fn strays(&self) -> Result<Vec<Stray>, GateError> {
-        let known = self.index.all(&self.cache, Instant::now()).await?;
-        let here: HashSet<String> = known.iter().map(|known| known.hash_part()).collect();
+    /// Lists NARs, evidence and listings that belong to nothing that is visible or held, and the hash parts of the narinfos that
+    /// cannot be read. A path is there if its narinfo is, readable or not; of what is not, nobody can say which NAR it has.
+    async fn strays(&self) -> Result<(Vec<Stray>, Arc<BTreeSet<String>>), GateError> {
+        let Answer { known, unreadable } = self.index.all(&self.cache, Instant::now()).await?;
+        let here: HashSet<String> = known.iter().map(Known::hash_part).chain(unreadable.iter().cloned()).collect();
         let mut needed: HashSet<NarHash> = known.iter().flat_map(Known::nars).copied().collect();
         drop(known);
         let shelf = Shelf::new(self.objects().clone());
@@ -179,12 +182,12 @@ impl Sweep {
         let (evidence, held) = self.evidence_without(&here, &shelf).await?;
         needed.extend(held);
         let nar = |name: &str| nar_of_name(name).filter(|nar| !needed.contains(nar)).map(|nar| nar.to_nix32());
-        let mut strays = self.old_in(NARS, Kind::Nar, nar).await?;
+        let mut strays = if unreadable.is_empty() { self.old_in(NARS, Kind::Nar, nar).await? } else { Vec::new() };
         strays.extend(evidence);
         let listing = |name: &str| Some(name.strip_suffix(".ls").filter(|part| part.len() == 32)?.to_owned());
         strays.extend(self.old_in("", Kind::Listing, |name| listing(name).filter(|part| !here.contains(part))).await?);
         strays.extend(self.notes_without().await?);
-        Ok(strays)
+        Ok((strays, unreadable))
     }
 
     /// Lists the notes of what is held, and its listings to be, of which there is no evidence.
@@ -267,7 +270,8 @@ impl Sweep {
         uploaded: &BTreeSet<String>,
         announcement: &Announcement,
     ) -> Result<HashSet<Key>, GateError> {
-        let now: BTreeMap<Key, Etag> = self.strays().await?.into_iter().map(|stray| (stray.key, stray.etag)).collect();
+        let now: BTreeMap<Key, Etag> =
+            self.strays().await?.0.into_iter().map(|stray| (stray.key, stray.etag)).collect();
         let still = strays.iter().filter(|stray| now.get(&stray.key) == Some(&stray.etag));
         let free = still.filter(|stray| stray.kind != Kind::Nar || !uploaded.contains(&stray.of));
         let deletions = free.map(|stray| async move {
