@@ -192,6 +192,10 @@ impl Batch {
             self.settle_one().await?;
         }
         let idle = self.committing.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.ready_memory >= BATCH_MEMORY {
+            // Some of it may have been sent meanwhile.
+            self.ready_memory = self.ready.iter().map(Ready::memory).sum();
+        }
         let full = self.ready.len() >= BATCH_MOST || self.ready_memory >= BATCH_MEMORY;
         let enough = if self.expected.is_some_and(|paths| paths < BATCH as u64) { BATCH_LAST } else { BATCH };
         if full || (idle && self.ready.len() >= enough) {
@@ -389,9 +393,9 @@ impl Batch {
             GateError::FalseAddress { .. } => self.gate.decisions.note_refusal(Code::FalseContentAddress),
             _ => self.gate.decisions.note_refusal(Code::ContentMismatch),
         })?;
-        self.ready_memory += luggage.listing.as_ref().map_or(0, Vec::len);
-        self.ready_memory += luggage.upload.as_ref().map_or(0, |upload| upload.held());
-        self.ready.push(Ready { offered, verified, luggage });
+        let ready = Ready { offered, verified, luggage };
+        self.ready_memory += ready.memory();
+        self.ready.push(ready);
         Ok(())
     }
 
