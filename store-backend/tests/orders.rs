@@ -210,7 +210,8 @@ fn a_nar_is_uploaded_while_it_is_deleted_with_another_path() {
     });
 }
 
-/// The NAR was there when the upload began, so its bytes were not kept; then another path's deletion took it.
+/// Evidence that a crash left said that the NAR is whole when the upload began, so its bytes were not kept; then another path's
+/// deletion took it.
 #[test]
 fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
     block_on(async {
@@ -219,7 +220,8 @@ fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
         let nar = nar_of_file(&noise(1, 400_000));
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
-        upload(&pair.plain, &[&first]).await.expect("it is signed");
+        upload(&pair.plain, &[&first, &second]).await.expect("they are signed");
+        std::fs::remove_file(pair.directory.path().join(narinfo(&second))).expect("it is there");
         let mut batch = Batch::new(pair.stepping.clone(), Sight::Admitted, Uploader("a test".into()));
         let Offer::Wanted(mut wanted) = batch.offer(second.info.clone()).await.expect("it is signed") else {
             panic!("nobody has the path");

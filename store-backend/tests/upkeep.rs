@@ -13,7 +13,7 @@ use store_backend::gate::sweep::{Finding, Kind, Sweep};
 use store_backend::gate::{Gate, Index};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
-use support::keys::{alice, bob, two_of_three};
+use support::keys::{Rules, alice, bob, carol, two_of_three};
 use support::package::{Package, nar_hash, nar_of_file, noise, package};
 use support::site::{Site, files, person};
 use tempfile::TempDir;
@@ -328,6 +328,50 @@ fn a_nar_that_is_missing_or_truncated_is_replaced_by_the_next_upload() {
         other.nar = nar_of_file(&noise(8, if small { 1_000 } else { 700_000 }));
         site.upload(&[&other]).expect_err("other bytes");
         assert_eq!(fs::read(&file).expect("it is there"), b"");
+    }
+}
+
+/// A path has lost its quorum, and its NAR something: who brings it with another quorum brings the NAR as well.
+#[test]
+fn a_truncated_nar_is_replaced_when_its_path_is_admitted_again() {
+    let nar = nar_of_file(&noise(7, 700_000));
+    let unsigned = Package::of_nar("hello", nar);
+    let package = unsigned.clone().signed_by(&[&alice(), &bob()]);
+    let site = Site::new(two_of_three());
+    site.admit(&[&package]);
+    site.gate.set_policy(Rules { revoked: &["alice"], ..Rules::default() }.policy()).expect("it fits");
+    assert!(!site.raw().is_valid(package.path()));
+    let file = site.store().join(nar_file(&package));
+    let whole = fs::read(&file).expect("it is there");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("it can be written");
+    site.admit(&[&unsigned.signed_by(&[&bob(), &carol()])]);
+    assert_eq!(fs::read(&file).expect("it is there"), whole);
+    assert_eq!(site.raw().nar(&package).expect("it is served"), package.nar);
+}
+
+/// Another path has the same NAR, of which something is lost: nobody takes over its size.
+#[test]
+fn a_truncated_nar_is_not_taken_for_another_paths() {
+    for size in [1_000, 700_000] {
+        let nar = nar_of_file(&noise(7, size));
+        let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
+        let twin = Package::of_nar("twin", nar).signed_by(&[&alice(), &bob()]);
+        let beside = signed("beside");
+        let site = Site::new(two_of_three());
+        site.admit(&[&first]);
+        let file = site.store().join(nar_file(&first));
+        let whole = fs::read(&file).expect("it is there");
+        fs::write(&file, &whole[..whole.len() / 2]).expect("it can be written");
+        let said = site.upload(&[&twin, &beside]).expect_err("what is there is not its NAR");
+        assert!(said.contains("bring that once more"), "{said}");
+        assert!(site.raw().is_valid(beside.path()), "the others are admitted");
+        assert_eq!(site.raw().valid_among(&[twin.path()]), [], "nix copy would pass it over");
+        site.admit(&[&twin]);
+        assert_eq!(fs::read(&file).expect("it is there"), whole);
+        for package in [&first, &twin] {
+            assert_eq!(site.raw().valid_among(&[package.path()]), [package.path().clone()]);
+            assert_eq!(site.raw().nar(package).expect("it is served"), package.nar);
+        }
     }
 }
 

@@ -116,6 +116,15 @@ pub enum GateError {
     /// The NAR in the store cannot be read.
     #[error(transparent)]
     NarRead(#[from] NarReadError),
+    /// What was uploaded left the NAR in its place that the store had already, and that is not what it should be: the store caused it.
+    #[error("{source}; the store had it before '{path}' was brought: bring that once more, and it is replaced")]
+    DamagedNar {
+        /// The full path.
+        path: String,
+        /// What reading the NAR said.
+        #[source]
+        source: Box<NarReadError>,
+    },
     /// The store failed.
     #[error("the store failed, and nothing was admitted: {0}")]
     Store(#[from] StoreError),
