@@ -453,8 +453,8 @@ fn an_index_that_is_damaged_or_of_another_store_is_made_anew() {
     let mut torn = good.clone();
     torn.truncate(good.len() / 2);
     let mut scrambled = good.clone();
-    scrambled[..4096].copy_from_slice(&noise(3, 4096));
-    for bytes in [b"not a database".to_vec(), torn, scrambled, Vec::new()] {
+    scrambled[9..4096].copy_from_slice(&noise(3, 4096 - 9));
+    for bytes in [torn, scrambled, Vec::new()] {
         fs::write(indexed.file(), bytes).expect("it can be written");
         assert_eq!(indexed.all(), set([&hello]));
     }
@@ -462,6 +462,20 @@ fn an_index_that_is_damaged_or_of_another_store_is_made_anew() {
     let other = Indexed { site: Site::new(two_of_three()), folder: indexed.folder };
     let theirs = other.ask("another", async |gate| gate.view().all_paths().await.expect("it can be listed"));
     assert_eq!(theirs, set([]));
+}
+
+/// Who names another file by mistake keeps it.
+#[test]
+fn a_file_that_is_no_index_is_left_alone() {
+    let indexed = Indexed::new();
+    for bytes in [&b"key: the only copy"[..], b"short", &[0; 4096]] {
+        write(indexed.folder.path(), "below/index", bytes);
+        let opened = indexed.site.runtime.block_on(Index::open(indexed.file(), "a store".into()));
+        let said = opened.err().expect("it is no index").to_string();
+        let begins = bytes[..bytes.len().min(9)].escape_ascii().to_string();
+        assert!(said.contains(&format!("begins with \"{begins}\"")) && said.contains("below/index"), "{said}");
+        assert_eq!(fs::read(indexed.file()).expect("it is there"), bytes);
+    }
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! whenever it is lost or damaged. It says what *might* be valid; whether something is, the view decides.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +26,11 @@ use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of, nar_of_name};
 
 /// What the tables hold: another number, and the file is made anew.
 const FORMAT: &str = "2";
+
+/// What every database of redb begins with.
+///
+/// Source: redb, `docs/design.md`.
+const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
 /// Bytes of the database that are kept in memory.
 const CACHE: usize = 16 << 20;
@@ -101,11 +108,11 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Opens the index of a store in a file, or makes it. What is not the index of this store, or is damaged, is replaced. While
+    /// Opens the index of a store in a file, or makes it. The index of another store, or one that is damaged, is replaced. While
     /// another program has it open, this one has its own in memory.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be made, or is something else: that stays as it is.
     pub async fn open(file: PathBuf, store: String) -> Result<Self, StoreError> {
         let database = spawn_blocking(move || open_file(&file, &store)).await.map_err(failed)??;
         Ok(Self::over(database))
@@ -232,6 +239,11 @@ fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
     }
+    let begin = beginning(file).map_err(|error| unusable(error.to_string()))?;
+    if !begin.is_empty() && begin != MAGIC {
+        let begin = begin.escape_ascii();
+        return Err(unusable(format!("it begins with \"{begin}\", as no index does: name another file, or remove it")));
+    }
     let open = || Database::builder().set_cache_size(CACHE).create(file);
     let opened = match open() {
         Err(DatabaseError::DatabaseAlreadyOpen) => {
@@ -251,6 +263,16 @@ fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
             make_tables(&database, store).map_err(|error| unusable(error.to_string()))?;
             Ok(database)
         }
+    }
+}
+
+/// Returns what a file begins with: nothing if there is none, or nothing in it.
+fn beginning(file: &Path) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    match File::open(file) {
+        Ok(file) => file.take(MAGIC.len() as u64).read_to_end(&mut begin).map(|_| begin),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(begin),
+        Err(error) => Err(error),
     }
 }
 
