@@ -27,6 +27,9 @@ const AT_ONCE: usize = 16;
 
 const NARS: &str = "nar/";
 
+/// Where uploads are, or are to be, that a gate may leave unfinished. In a bucket others may have theirs elsewhere.
+const UPLOADS: [&str; 3] = [NARS, "log/", "quorum/tmp/"];
+
 /// What was left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -101,6 +104,9 @@ impl Sweep {
     /// When the store fails. What was deleted before is gone then; running it again goes on.
     pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<BTreeSet<String>, GateError> {
         for leftover in self.objects().leftovers(self.before).await? {
+            if !UPLOADS.iter().any(|folder| leftover.key.starts_with(folder)) {
+                continue;
+            }
             if self.delete {
                 self.objects().remove_leftover(&leftover).await?;
             }
