@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Sight, Uploade
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
-use support::package::{Package, nar_of_file, noise, package};
+use support::package::{Package, nar_of_file, noise, package, path};
 use support::site::{bring, files, open_gate, person};
 use support::stepping::{Step, Stepping};
 use tempfile::TempDir;
-use verifier::StoreDir;
+use verifier::{OutputId, Realisation, StoreDir};
 
 /// Two gates on one store, of which one can be stopped.
 struct Pair {
@@ -254,6 +255,28 @@ fn two_paths_of_one_nar_are_deleted_at_once() {
         deleting.await.expect("it ends").expect("nobody refers to it");
         let left = files(pair.directory.path());
         assert!(!left.keys().any(|name| name.starts_with("nar/")), "{left:?}");
+    });
+}
+
+/// A bucket publishes what is of one stage in any order, and a crash may come in between.
+#[test]
+fn a_realisation_is_shown_after_the_history_of_its_signatures() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let hello = signed("hello");
+        upload(&pair.plain, &[&hello]).await.expect("it is signed");
+        let mut realisation = Realisation {
+            id: OutputId::of_path(path("hello.drv"), "out").expect("an id"),
+            out_path: hello.path().clone(),
+            signatures: BTreeSet::new(),
+            dependent_realisations: BTreeMap::new(),
+        };
+        let fingerprint = realisation.fingerprint();
+        realisation.signatures = [alice(), bob()].iter().map(|key| key.sign(&fingerprint).to_string()).collect();
+        pair.stepping.register_realisation(realisation, &person()).await.expect("it is signed");
+        let published = pair.steps.published();
+        let stage = |folder: &str| published.iter().find(|(key, _)| key.starts_with(folder)).expect("it is there").1;
+        assert!(stage("quorum/realisations/") < stage("build-trace-v2/"), "{published:?}");
     });
 }
 
