@@ -271,7 +271,8 @@ in
         MemoryDenyWriteExecute = true;
         PrivateDevices = true;
         PrivateTmp = true;
-        ProcSubset = "pid";
+        # Not ProcSubset: it hides the kernel's boot id, without which no gate can tell that another has ended, whose lease and
+        # announcements count for as long as they last then.
         ProtectClock = true;
         ProtectControlGroups = true;
         ProtectHome = true;

@@ -49,6 +49,23 @@ fn it_lists_first_and_deletes_when_told_to() {
     assert!(!file.exists());
 }
 
+/// Whose NAR it is that no other path has, only that narinfo could say.
+#[test]
+fn a_narinfo_that_cannot_be_read_keeps_all_nars_and_is_named() {
+    let (folder, name) = littered();
+    let narinfo = format!("{}.narinfo", "0".repeat(32));
+    std::fs::write(folder.path().join("cache").join(&narinfo), "StorePath: half of").expect("it can be written");
+    let options = ["--older-than", "0", "--delete"];
+    let output = sweep(folder.path(), &options);
+    assert_eq!(output.status.code(), Some(0));
+    let line = format!("{narinfo}: cannot be read, so all NARs are left: restore or remove it\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{line}Nothing was left behind.\n"));
+    let json = sweep(folder.path(), &[&options[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!((&json["unreadable"][0], &json["found"]), (&narinfo.into(), &serde_json::json!([])));
+    assert!(folder.path().join("cache").join(&name).exists());
+}
+
 #[test]
 fn what_is_no_store_is_not_swept() {
     let folder = TempDir::new().expect("a directory");

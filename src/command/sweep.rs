@@ -48,7 +48,9 @@ async fn sweep(arguments: Arguments) -> Result<ExitCode, CommandError> {
     let swept = sweep.run(|finding| findings.push(finding)).await;
     sweep.cache.objects().close().await;
     // What was deleted before something failed is gone, and said to be.
-    render::swept(&findings, &store.store, delete, render::format(json))?;
+    let unreadable = swept.as_ref().ok().into_iter().flatten();
+    let unreadable: Vec<&str> = unreadable.map(String::as_str).collect();
+    render::swept(&findings, &unreadable, &store.store, delete, render::format(json))?;
     swept?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,20 +9,31 @@ use super::words::{bytes, count};
 use super::{Format, now, print, print_json};
 use crate::command::CommandError;
 
-/// Prints what a sweep found.
+/// Prints what a sweep found, and which narinfos could not be read.
 ///
 /// # Errors
 /// When it cannot be printed.
-pub fn swept(findings: &[Finding], store: &str, delete: bool, format: Format) -> Result<(), CommandError> {
+pub fn swept(
+    findings: &[Finding],
+    unreadable: &[&str],
+    store: &str,
+    delete: bool,
+    format: Format,
+) -> Result<(), CommandError> {
     match format {
-        Format::Text => print(&text(findings, delete))?,
-        Format::Json => print_json(&json!({ "store": store, "delete": delete, "found": findings }))?,
+        Format::Text => print(&text(findings, unreadable, delete))?,
+        Format::Json => {
+            print_json(&json!({ "store": store, "delete": delete, "found": findings, "unreadable": unreadable }))?
+        }
     };
     Ok(())
 }
 
-fn text(findings: &[Finding], delete: bool) -> String {
+fn text(findings: &[Finding], unreadable: &[&str], delete: bool) -> String {
     let mut text = String::new();
+    for narinfo in unreadable {
+        let _infallible = writeln!(text, "{narinfo}: cannot be read, so all NARs are left: restore or remove it");
+    }
     for finding in findings {
         let kept = if delete && !finding.deleted { ", left: somebody needs it now" } else { "" };
         let size = finding.size.map(|size| format!(", {}", bytes(size))).unwrap_or_default();

@@ -121,7 +121,8 @@ pub trait Upload: Send + Sync {
     /// As [`Self::write`].
     fn finish(&mut self) -> Result<(), ObjectError>;
 
-    /// Returns how many bytes of memory it takes until it is published.
+    /// Returns how many bytes of memory it takes now. Once it is finished they become no more until it is published, and fewer as
+    /// what is on its way arrives.
     fn held(&self) -> usize;
 
     /// Returns the upload as what its own store made it.

@@ -22,7 +22,8 @@ mod web_cache;
 pub use argument::{ArgumentError, store_path_of};
 pub use binary_cache::{BinaryCache, Narinfo, StoreError, hash_part_of};
 pub(crate) use binary_cache::{
-    EVIDENCE, MAX_NARINFO, MAX_RECORD, NOTES, listing_key, log_key, nar_key, narinfo_key, realisation_key, record_key,
+    EVIDENCE, MAX_NARINFO, MAX_RECORD, NOTES, listing_key, log_key, nar_key, nar_of_name, narinfo_key, realisation_key,
+    record_key,
 };
 pub use daemon::Daemon;
 pub(crate) use derivation::{MAX_DERIVATION_NAR, parse_derivation};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use store_backend::gate::{DecisionRecord, Event, LogError};
 use support::keys::{Rules, alice, bob, carol, mallory, parse, two_of_three};
 use support::package::{Package, nar_of_file, package};
-use support::site::{Site, log_of};
+use support::site::{Site, log_of, person};
 
 fn signed(name: &str) -> Package {
     package(name).signed_by(&[&alice(), &bob()])
@@ -88,6 +88,20 @@ fn a_change_of_policy_is_written_down() {
     let found = records(&site);
     assert_eq!(names(&found), ["policy", "policy"]);
     assert_eq!(found[1].policy, digest);
+}
+
+/// A gate remembers what it admitted; what another one wrote since then counts all the same.
+#[test]
+fn what_is_admitted_again_after_another_gate_deleted_it_is_written_down_again() {
+    let first = Site::new(two_of_three());
+    let second = Site::over(first.store(), two_of_three());
+    let one = signed("one");
+    for _ in 0..2 {
+        first.admit(&[&one]);
+        let deleted = second.runtime.block_on(second.gate.delete(&[one.path().clone()], &person()));
+        assert_eq!(deleted.expect("nobody refers to it").paths.len(), 1);
+    }
+    assert_eq!(names(&records(&first)), ["policy", "admitted", "deleted", "admitted", "deleted"]);
 }
 
 #[test]

@@ -379,6 +379,33 @@ async fn an_upload_that_is_dropped_leaves_nothing(place: &dyn Place) {
     assert_eq!(everything(&store).await, before);
 }
 
+/// What is finished may wait long for what is published with it.
+async fn a_large_upload_that_is_finished_takes_no_memory(place: &dyn Place) {
+    let store = place.open().await;
+    let bytes = noise(1, 24 << 20);
+    let expected = Expected { key: Some(key("nar/large")), at_most: Some(bytes.len() as u64) };
+    let mut large = store.upload(expected).await.expect("there is room");
+    let finished = tokio::task::spawn_blocking(move || {
+        large.write(&bytes).expect("there is room");
+        large.finish().expect("there is room");
+        (large, bytes)
+    });
+    let (large, bytes) = finished.await.expect("it ends");
+    for _ in 0..500 {
+        if large.held() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(large.held(), 0);
+    let draft = Draft::of_upload(key("nar/large"), Condition::Absent, large);
+    assert!(matches!(store.publish(vec![draft]).await.expect("no error")[..], [Put::Stored(_)]));
+    assert_eq!(
+        store.head(&key("nar/large")).await.expect("it is there").expect("it is there").size,
+        bytes.len() as u64
+    );
+}
+
 /// A crash leaves uploads that nobody will finish. Not every provider can list them; who does can be rid of them.
 async fn what_is_left_of_an_upload_is_found_and_removed(place: &dyn Place) {
     let ever = Timestamp::from_unix(i64::MAX);
@@ -631,6 +658,7 @@ contract! {
         an_upload_is_visible_once_it_is_published,
         an_upload_that_is_dropped_leaves_nothing,
         an_upload_to_another_store_is_refused,
+        a_large_upload_that_is_finished_takes_no_memory,
         what_is_left_of_an_upload_is_found_and_removed,
         a_folder_is_listed_page_by_page,
         a_folder_may_change_while_it_is_listed,

@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use store_backend::gate::{Batch, Deleted, Gate, GateError, Offer, Sight, Uploade
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
 use support::keys::{alice, bob, carol, two_of_three};
-use support::package::{Package, nar_of_file, noise, package};
+use support::package::{Package, nar_of_file, noise, package, path};
 use support::site::{bring, files, open_gate, person};
 use support::stepping::{Step, Stepping};
 use tempfile::TempDir;
-use verifier::StoreDir;
+use verifier::{OutputId, Realisation, StoreDir};
 
 /// Two gates on one store, of which one can be stopped.
 struct Pair {
@@ -210,7 +211,8 @@ fn a_nar_is_uploaded_while_it_is_deleted_with_another_path() {
     });
 }
 
-/// The NAR was there when the upload began, so its bytes were not kept; then another path's deletion took it.
+/// Evidence that a crash left said that the NAR is whole when the upload began, so its bytes were not kept; then another path's
+/// deletion took it.
 #[test]
 fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
     block_on(async {
@@ -219,7 +221,8 @@ fn a_nar_is_deleted_during_an_upload_that_relies_on_it() {
         let nar = nar_of_file(&noise(1, 400_000));
         let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
         let second = Package::of_nar("second", nar).signed_by(&[&alice(), &bob()]);
-        upload(&pair.plain, &[&first]).await.expect("it is signed");
+        upload(&pair.plain, &[&first, &second]).await.expect("they are signed");
+        std::fs::remove_file(pair.directory.path().join(narinfo(&second))).expect("it is there");
         let mut batch = Batch::new(pair.stepping.clone(), Sight::Admitted, Uploader("a test".into()));
         let Offer::Wanted(mut wanted) = batch.offer(second.info.clone()).await.expect("it is signed") else {
             panic!("nobody has the path");
@@ -252,6 +255,28 @@ fn two_paths_of_one_nar_are_deleted_at_once() {
         deleting.await.expect("it ends").expect("nobody refers to it");
         let left = files(pair.directory.path());
         assert!(!left.keys().any(|name| name.starts_with("nar/")), "{left:?}");
+    });
+}
+
+/// A bucket publishes what is of one stage in any order, and a crash may come in between.
+#[test]
+fn a_realisation_is_shown_after_the_history_of_its_signatures() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let hello = signed("hello");
+        upload(&pair.plain, &[&hello]).await.expect("it is signed");
+        let mut realisation = Realisation {
+            id: OutputId::of_path(path("hello.drv"), "out").expect("an id"),
+            out_path: hello.path().clone(),
+            signatures: BTreeSet::new(),
+            dependent_realisations: BTreeMap::new(),
+        };
+        let fingerprint = realisation.fingerprint();
+        realisation.signatures = [alice(), bob()].iter().map(|key| key.sign(&fingerprint).to_string()).collect();
+        pair.stepping.register_realisation(realisation, &person()).await.expect("it is signed");
+        let published = pair.steps.published();
+        let stage = |folder: &str| published.iter().find(|(key, _)| key.starts_with(folder)).expect("it is there").1;
+        assert!(stage("quorum/realisations/") < stage("build-trace-v2/"), "{published:?}");
     });
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use store_backend::daemon::{Server, Settings};
 use store_backend::gate::sweep::{Finding, Sweep};
 use store_backend::gate::{Event, Gate, Index, Sight};
-use store_backend::object::{Bucket, Credentials, Location, ObjectStore, Patience, Writers};
+use store_backend::object::{Bucket, Credentials, Expected, Key, Location, ObjectStore, Patience, Writers};
 use store_backend::store::BinaryCache;
 use support::child::{self, Worker};
 use support::keys::{key, parse};
@@ -313,6 +313,37 @@ async fn is_whole(stage: &Stage, keys: &[SecretKey], packages: &[Package]) {
     kinds.dedup_by_key(|kind| kind.clone());
     measured(&format!("swept {} leftovers, of {kinds:?}", swept.len()));
     bucket.close().await;
+}
+
+/// Somebody else may keep something in the bucket, and be at it for days.
+#[test]
+fn a_sweep_gives_up_no_uploads_of_others() {
+    let Some(server) = moto() else { return };
+    let stage = Stage::of(server, "others-uploads", false, WITH_QUORUMS);
+    runtime().block_on(async {
+        let bucket = open(&stage.uri, &stage.credentials, stage.writers()).await.expect("it can be opened");
+        let cache = cache(bucket.clone()).await;
+        for name in ["backup/monday", "nar/left", "log/left.drv"] {
+            let expected = Expected { key: Key::new(name), at_most: None };
+            let mut left = bucket.upload(expected).await.expect("there is room");
+            let left = tokio::task::spawn_blocking(move || {
+                left.write(&vec![7; 12 << 20]).expect("there is room");
+                left.finish().expect("there is room");
+                left
+            });
+            let left = left.await.expect("it ends");
+            while left.held() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // As a crash leaves it.
+            std::mem::forget(left);
+        }
+        let mut swept: Vec<String> = sweep(&cache, true).await.into_iter().map(|finding| finding.key).collect();
+        swept.sort();
+        assert_eq!(swept, ["log/left.drv", "nar/left"]);
+        let left = bucket.leftovers(Timestamp::from_unix(i64::MAX)).await.expect("they can be listed");
+        assert_eq!(left.iter().map(|leftover| &leftover.key).collect::<Vec<_>>(), ["backup/monday"]);
+    });
 }
 
 /// Checks that the log is one chain, and has a record of each path's admission.

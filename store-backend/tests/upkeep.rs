@@ -13,8 +13,8 @@ use store_backend::gate::sweep::{Finding, Kind, Sweep};
 use store_backend::gate::{Gate, Index};
 use store_backend::object::Directory;
 use store_backend::store::BinaryCache;
-use support::keys::{alice, bob, two_of_three};
-use support::package::{Package, nar_of_file, noise, package};
+use support::keys::{Rules, alice, bob, carol, two_of_three};
+use support::package::{Package, nar_hash, nar_of_file, noise, package};
 use support::site::{Site, files, person};
 use tempfile::TempDir;
 use verifier::{StoreDir, StorePath, Timestamp};
@@ -132,6 +132,71 @@ fn what_nobody_knows_is_left_alone() {
     let before = names(site.store());
     assert_eq!(sweep(&site, EVER, true), []);
     assert_eq!(names(site.store()), before);
+}
+
+/// Writes the narinfo of a path as stock Nix does, with its NAR in an object of this name.
+fn write_foreign(site: &Site, package: &Package, nar: &str) {
+    let (path, info) = (package.full_path(), &package.info);
+    let text = format!(
+        "StorePath: {path}\nURL: {nar}\nCompression: zstd\nNarHash: {}\nNarSize: {}\nReferences: \n",
+        info.nar_hash, info.nar_size
+    );
+    write(site.store(), &format!("{}.narinfo", package.hash_part()), text.as_bytes());
+}
+
+/// Stock Nix calls a NAR's object by the hash of the compressed file, which looks like a gate's name of another NAR.
+#[test]
+fn the_nars_of_a_cache_that_stock_nix_wrote_are_kept() {
+    let site = Site::new(two_of_three());
+    let nar = format!("nar/{}.nar.zst", nar_hash(b"the compressed bytes").to_nix32());
+    write_foreign(&site, &package("foreign"), &nar);
+    write(site.store(), &nar, b"the compressed bytes");
+    assert_eq!(sweep(&site, EVER, true), []);
+    assert!(site.store().join(&nar).exists());
+    // Nor does one go with the path that has the NAR of that name.
+    let hello = signed("hello");
+    site.admit(&[&hello]);
+    write_foreign(&site, &package("another"), &nar_file(&hello));
+    let deleted =
+        site.runtime.block_on(site.gate.delete(&[hello.path().clone()], &person())).expect("nobody refers to it");
+    assert_eq!(deleted.paths, set([&hello]));
+    assert!(site.store().join(nar_file(&hello)).exists());
+    // Without its path it is a leftover as any other.
+    fs::remove_file(site.store().join(format!("{}.narinfo", package("foreign").hash_part()))).expect("it is there");
+    assert_eq!(found(&sweep(&site, EVER, true)), [(Kind::Nar, nar)]);
+}
+
+/// A narinfo that was torn, or is longer than any may be: a person may restore it, and then all of its path is needed again.
+#[test]
+fn what_belongs_to_a_narinfo_that_cannot_be_read_is_kept() {
+    for torn in [&b"StorePath: /nix/sto"[..], &vec![b'x'; 2 << 20]] {
+        let Littered { site, litter, .. } = littered();
+        let hello = signed("hello");
+        let below = signed("below-hello");
+        let hello = hello.referring_to([below.path()]);
+        let hello = hello.unsigned().signed_by(&[&alice(), &bob()]);
+        site.admit(&[&below, &hello]);
+        let narinfo = format!("{}.narinfo", hello.hash_part());
+        let whole = fs::read(site.store().join(&narinfo)).expect("it is there");
+        write(site.store(), &narinfo, torn);
+        let mut swept = Vec::new();
+        let sweep = Sweep { cache: site.gate.cache().clone(), index: Index::default(), before: EVER, delete: true };
+        let unreadable = site.runtime.block_on(sweep.run(|finding| swept.push(finding))).expect("it can be swept");
+        assert_eq!(unreadable, BTreeSet::from([narinfo.clone()]));
+        // Leftovers that are no NARs are none of its.
+        let others: Vec<_> = litter.into_iter().filter(|(kind, _)| *kind != Kind::Nar).collect();
+        assert_eq!(found(&swept), others);
+        let delete = |package: &Package| {
+            site.runtime
+                .block_on(site.gate.delete(&[package.path().clone()], &person()))
+                .map_err(|error| error.to_string())
+        };
+        let refused = delete(&below).expect_err("nobody can say who refers to it");
+        assert!(refused.contains(&narinfo), "{refused}");
+        write(site.store(), &narinfo, &whole);
+        assert_eq!(site.raw().nar(&hello).expect("it is served"), hello.nar);
+        assert!(delete(&below).expect_err("one refers to it").contains(&hello.full_path()));
+    }
 }
 
 /// Candidates are held until more signatures come, and their NARs with them.
@@ -266,6 +331,50 @@ fn a_nar_that_is_missing_or_truncated_is_replaced_by_the_next_upload() {
     }
 }
 
+/// A path has lost its quorum, and its NAR something: who brings it with another quorum brings the NAR as well.
+#[test]
+fn a_truncated_nar_is_replaced_when_its_path_is_admitted_again() {
+    let nar = nar_of_file(&noise(7, 700_000));
+    let unsigned = Package::of_nar("hello", nar);
+    let package = unsigned.clone().signed_by(&[&alice(), &bob()]);
+    let site = Site::new(two_of_three());
+    site.admit(&[&package]);
+    site.gate.set_policy(Rules { revoked: &["alice"], ..Rules::default() }.policy()).expect("it fits");
+    assert!(!site.raw().is_valid(package.path()));
+    let file = site.store().join(nar_file(&package));
+    let whole = fs::read(&file).expect("it is there");
+    fs::write(&file, &whole[..whole.len() / 2]).expect("it can be written");
+    site.admit(&[&unsigned.signed_by(&[&bob(), &carol()])]);
+    assert_eq!(fs::read(&file).expect("it is there"), whole);
+    assert_eq!(site.raw().nar(&package).expect("it is served"), package.nar);
+}
+
+/// Another path has the same NAR, of which something is lost: nobody takes over its size.
+#[test]
+fn a_truncated_nar_is_not_taken_for_another_paths() {
+    for size in [1_000, 700_000] {
+        let nar = nar_of_file(&noise(7, size));
+        let first = Package::of_nar("first", nar.clone()).signed_by(&[&alice(), &bob()]);
+        let twin = Package::of_nar("twin", nar).signed_by(&[&alice(), &bob()]);
+        let beside = signed("beside");
+        let site = Site::new(two_of_three());
+        site.admit(&[&first]);
+        let file = site.store().join(nar_file(&first));
+        let whole = fs::read(&file).expect("it is there");
+        fs::write(&file, &whole[..whole.len() / 2]).expect("it can be written");
+        let said = site.upload(&[&twin, &beside]).expect_err("what is there is not its NAR");
+        assert!(said.contains("bring that once more"), "{said}");
+        assert!(site.raw().is_valid(beside.path()), "the others are admitted");
+        assert_eq!(site.raw().valid_among(&[twin.path()]), [], "nix copy would pass it over");
+        site.admit(&[&twin]);
+        assert_eq!(fs::read(&file).expect("it is there"), whole);
+        for package in [&first, &twin] {
+            assert_eq!(site.raw().valid_among(&[package.path()]), [package.path().clone()]);
+            assert_eq!(site.raw().nar(package).expect("it is served"), package.nar);
+        }
+    }
+}
+
 // The index.
 
 /// Two gates over one directory: one that writes, and one that has its index in a file.
@@ -344,8 +453,8 @@ fn an_index_that_is_damaged_or_of_another_store_is_made_anew() {
     let mut torn = good.clone();
     torn.truncate(good.len() / 2);
     let mut scrambled = good.clone();
-    scrambled[..4096].copy_from_slice(&noise(3, 4096));
-    for bytes in [b"not a database".to_vec(), torn, scrambled, Vec::new()] {
+    scrambled[9..4096].copy_from_slice(&noise(3, 4096 - 9));
+    for bytes in [torn, scrambled, Vec::new()] {
         fs::write(indexed.file(), bytes).expect("it can be written");
         assert_eq!(indexed.all(), set([&hello]));
     }
@@ -353,6 +462,20 @@ fn an_index_that_is_damaged_or_of_another_store_is_made_anew() {
     let other = Indexed { site: Site::new(two_of_three()), folder: indexed.folder };
     let theirs = other.ask("another", async |gate| gate.view().all_paths().await.expect("it can be listed"));
     assert_eq!(theirs, set([]));
+}
+
+/// Who names another file by mistake keeps it.
+#[test]
+fn a_file_that_is_no_index_is_left_alone() {
+    let indexed = Indexed::new();
+    for bytes in [&b"key: the only copy"[..], b"short", &[0; 4096]] {
+        write(indexed.folder.path(), "below/index", bytes);
+        let opened = indexed.site.runtime.block_on(Index::open(indexed.file(), "a store".into()));
+        let said = opened.err().expect("it is no index").to_string();
+        let begins = bytes[..bytes.len().min(9)].escape_ascii().to_string();
+        assert!(said.contains(&format!("begins with \"{begins}\"")) && said.contains("below/index"), "{said}");
+        assert_eq!(fs::read(indexed.file()).expect("it is there"), bytes);
+    }
 }
 
 #[test]

@@ -15,7 +15,8 @@ use super::{Gate, GateError, subject_of};
 use crate::clock::now;
 use crate::object::{Condition, Draft, Etag, Object, Put};
 use crate::store::{
-    MAX_NARINFO, Record, State, describe_info, hash_part_of, listing_key, nar_key, narinfo_key, record_key,
+    MAX_NARINFO, NarReadError, Record, State, describe_info, hash_part_of, listing_key, nar_key, narinfo_key,
+    record_key,
 };
 
 /// Most signatures that are looked at in one upload.
@@ -257,7 +258,11 @@ impl Gate {
             }
         }
         for index in there {
-            self.follow_nar(publications[index].admissible.record()).await?;
+            match self.follow_nar(publications[index].admissible.record()).await {
+                // Its evidence and narinfo tell that it is, so the next upload of it replaces it.
+                Err(damaged @ GateError::DamagedNar { .. }) => failed = Err(damaged),
+                followed => followed?,
+            }
         }
         for path in admitted {
             tracing::info!(path = %store_dir.render_path(path), "admitted");
@@ -265,18 +270,27 @@ impl Gate {
         failed
     }
 
-    /// Makes a path's evidence, and its narinfo if it has one, say of its NAR's object what is there.
+    /// Makes a path's evidence, and its narinfo if it has one, say of its NAR's object what is there. One of another size than was
+    /// brought may have been compressed otherwise, or may have lost something: it is read before it is believed.
+    ///
+    /// # Errors
+    /// [`GateError::DamagedNar`] when it is not what it should be; then they say what was brought.
     pub(super) async fn follow_nar(&self, record: &Record) -> Result<(), GateError> {
         let fingerprint = &record.fingerprint(self.cache.store_dir());
         let path = &record.info().path;
         let rendered = || self.cache.store_dir().render_path(path);
         let there = self.existing_nar(record.info()).await?.ok_or_else(|| GateError::Contended(rendered()))?;
+        let mut is_read = false;
         for _ in 0..ATTEMPTS {
             let Some((mut record, version)) = self.cache.record(path, &fingerprint.digest()).await? else {
                 break;
             };
             if record.nar.file.file_size == there.file_size {
                 return Ok(());
+            }
+            if !is_read {
+                self.read_nar(record.info()).await?;
+                is_read = true;
             }
             record.nar.file = there.clone();
             let key = record_key(path, &fingerprint.digest());
@@ -289,6 +303,21 @@ impl Gate {
             }
         }
         Err(GateError::Contended(rendered()))
+    }
+
+    /// Reads a path's NAR to its end: it is what it should be then.
+    async fn read_nar(&self, info: &PathInfo) -> Result<(), GateError> {
+        let read = async {
+            let mut nar = self.cache.nar_of(info, None).await?;
+            while nar.next().await?.is_some() {}
+            Ok(())
+        };
+        read.await.map_err(|source| match source {
+            NarReadError::Mismatch { .. } | NarReadError::Unreadable { .. } => {
+                GateError::DamagedNar { path: self.cache.store_dir().render_path(&info.path), source: Box::new(source) }
+            }
+            source => source.into(),
+        })
     }
 
     /// Brings an admitted path's narinfo up to its evidence, if it still stands. What was read of both just now is not read again.

@@ -157,18 +157,8 @@ impl Batch {
         // A small one is sooner sent than asked for. Where it is there already, it stays.
         let small = replaces.is_none() && kept.is_none() && info.nar_size <= SMALL_NAR;
         let mut existing = None;
-        if !small
-            && damaged.is_none()
-            && let Some(nar) = gate.cache.nar_file(&info.nar_hash).await?
-        {
-            match &kept {
-                // What is lost of it, these bytes make up for.
-                Some(record) if record.nar.file.file_size != nar.size => damaged = Some(nar.version.etag),
-                // Nobody deletes what is held but by name.
-                Some(_) => existing = Some(FileFacts::of_size(nar.size)),
-                None if is_going(gate.cache.objects(), &info.nar_hash).await? => {}
-                None => existing = Some(FileFacts::of_size(nar.size)),
-            }
+        if !small && damaged.is_none() {
+            (existing, damaged) = gate.reliable_nar(&info, &fingerprint, kept.as_ref()).await?;
         }
         let level = gate.cache.compression_level();
         let keep = if existing.is_some() { Keep::Nothing } else { Keep::Bytes { level } };
@@ -192,6 +182,10 @@ impl Batch {
             self.settle_one().await?;
         }
         let idle = self.committing.as_ref().is_none_or(JoinHandle::is_finished);
+        if self.ready_memory >= BATCH_MEMORY {
+            // Some of it may have been sent meanwhile.
+            self.ready_memory = self.ready.iter().map(Ready::memory).sum();
+        }
         let full = self.ready.len() >= BATCH_MOST || self.ready_memory >= BATCH_MEMORY;
         let enough = if self.expected.is_some_and(|paths| paths < BATCH as u64) { BATCH_LAST } else { BATCH };
         if full || (idle && self.ready.len() >= enough) {
@@ -213,7 +207,10 @@ impl Batch {
             Present::Absent { replaces, damaged } => (replaces, damaged),
         };
         let JudgedOffer { kept, reservation } = self.judge_offer(&info, &fingerprint, replaces.is_some()).await?;
-        let existing = if damaged.is_some() { None } else { gate.existing_nar(&info).await? };
+        let (existing, damaged) = match damaged {
+            None => gate.reliable_nar(&info, &fingerprint, kept.as_ref()).await?,
+            damaged => (None, damaged),
+        };
         let (verified, luggage) = Verified::compare(store_dir, info.clone(), hashed, existing.clone())?;
         self.ready.push(Ready {
             offered: Offered { info, fingerprint, existing, replaces, damaged, kept: kept.is_some(), reservation },
@@ -389,9 +386,9 @@ impl Batch {
             GateError::FalseAddress { .. } => self.gate.decisions.note_refusal(Code::FalseContentAddress),
             _ => self.gate.decisions.note_refusal(Code::ContentMismatch),
         })?;
-        self.ready_memory += luggage.listing.as_ref().map_or(0, Vec::len);
-        self.ready_memory += luggage.upload.as_ref().map_or(0, |upload| upload.held());
-        self.ready.push(Ready { offered, verified, luggage });
+        let ready = Ready { offered, verified, luggage };
+        self.ready_memory += ready.memory();
+        self.ready.push(ready);
         Ok(())
     }
 
@@ -448,6 +445,35 @@ impl Gate {
     ) -> Evidence {
         let claims = texts.map(|text| Claim { text, first_seen: None });
         Evidence::weigh(fingerprint.clone(), claims, self.policy().keyring(), now())
+    }
+
+    /// Describes the object that has a path's bytes, if an upload of them may rely on it: evidence of this path has to state its
+    /// very size. Otherwise the bytes are kept, as nobody says how long it should be. Returns also the version of one that they are to
+    /// take the place of.
+    async fn reliable_nar(
+        &self,
+        info: &PathInfo,
+        fingerprint: &Fingerprint,
+        kept: Option<&Record>,
+    ) -> Result<(Option<FileFacts>, Option<Etag>), GateError> {
+        let Some(nar) = self.cache.nar_file(&info.nar_hash).await? else {
+            return Ok((None, None));
+        };
+        let stated = match kept {
+            Some(record) => Some(record.nar.file.file_size),
+            None => {
+                let record = self.cache.record(&info.path, &fingerprint.digest()).await?;
+                record.map(|(record, _)| record.nar.file.file_size)
+            }
+        };
+        match stated {
+            None => Ok((None, None)),
+            // What is lost of it, these bytes make up for.
+            Some(size) if size != nar.size => Ok((None, Some(nar.version.etag))),
+            // Nobody deletes what is held but by name.
+            Some(_) if kept.is_none() && is_going(self.cache.objects(), &info.nar_hash).await? => Ok((None, None)),
+            Some(size) => Ok((Some(FileFacts::of_size(size)), None)),
+        }
     }
 
     /// Describes the object that has a path's bytes, if there is one. Such an object is written only after its hash was

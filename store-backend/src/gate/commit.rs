@@ -42,6 +42,14 @@ pub(super) struct Ready {
     pub(super) luggage: Luggage,
 }
 
+impl Ready {
+    /// Returns how many bytes of memory what came with it takes now.
+    pub(super) fn memory(&self) -> usize {
+        let listing = self.luggage.listing.as_ref().map_or(0, Vec::len);
+        listing + self.luggage.upload.as_ref().map_or(0, |upload| upload.held())
+    }
+}
+
 /// Makes paths visible on behalf of an uploader.
 pub(super) struct Commit {
     pub(super) gate: Arc<Gate>,

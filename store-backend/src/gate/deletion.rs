@@ -33,8 +33,9 @@ impl Gate {
     /// The narinfos go first: a crash leaves only what nobody can see. A NAR stays while anybody needs it.
     ///
     /// # Errors
-    /// [`GateError::Referred`] when a path that stays refers to one of them, [`GateError::Crossed`] when one of them, or
-    /// something that refers to it, is being uploaded; then nothing was deleted.
+    /// [`GateError::Referred`] when a path that stays refers to one of them, [`GateError::UnreadableReferrer`] when nobody can say
+    /// whether one does, [`GateError::Crossed`] when one of them, or something that refers to it, is being uploaded; then nothing
+    /// was deleted.
     pub async fn delete(&self, paths: &[StorePath], by: &Uploader) -> Result<Deleted, GateError> {
         let mut doomed = Doomed { paths: paths.iter().cloned().collect(), nars: BTreeSet::new() };
         let mut touched = Touched::default();
@@ -71,7 +72,7 @@ impl Gate {
         Ok(deleted)
     }
 
-    /// Says no if a path that is not to be deleted refers to one that is.
+    /// Says no if a path that is not to be deleted refers to one that is, or may do so because its narinfo cannot be read.
     async fn refuse_referred(&self, doomed: &BTreeSet<StorePath>) -> Result<(), GateError> {
         let _turn = self.whole_store.acquire().await;
         let store_dir = self.cache.store_dir();
@@ -79,7 +80,13 @@ impl Gate {
         for path in doomed {
             // One look at the store for all of them.
             let referrers = self.index.referrers(&self.cache, path, begun).await?;
-            if let Some(referrer) = referrers.into_iter().find(|referrer| !doomed.contains(&referrer.path)) {
+            if let Some(part) = referrers.unreadable.first() {
+                return Err(GateError::UnreadableReferrer {
+                    path: store_dir.render_path(path),
+                    narinfo: format!("{part}.narinfo"),
+                });
+            }
+            if let Some(referrer) = referrers.known.into_iter().find(|referrer| !doomed.contains(&referrer.path)) {
                 return Err(GateError::Referred {
                     path: store_dir.render_path(path),
                     referrer: store_dir.render_path(&referrer.path),
@@ -164,7 +171,8 @@ impl Gate {
         Ok(freed)
     }
 
-    /// Returns those of some NARs that visible paths have, or something that is held.
+    /// Returns those of some NARs that visible paths have, or something that is held: all of them, while there is a narinfo that
+    /// cannot be read.
     async fn nars_needed_of(&self, nars: &BTreeSet<NarHash>) -> Result<BTreeSet<NarHash>, GateError> {
         let _turn = self.whole_store.acquire().await;
         let begun = Instant::now();
@@ -172,7 +180,8 @@ impl Gate {
         let held = self.staging.shelf.nars();
         let mut needed: BTreeSet<NarHash> = nars.iter().filter(|nar| held.contains(*nar)).copied().collect();
         for nar in nars {
-            if !self.index.paths_of(&self.cache, nar, begun).await?.is_empty() {
+            let paths = self.index.paths_of(&self.cache, nar, begun).await?;
+            if !paths.known.is_empty() || !paths.unreadable.is_empty() {
                 needed.insert(*nar);
             }
         }

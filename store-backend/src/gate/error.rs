@@ -100,12 +100,31 @@ pub enum GateError {
         /// One that refers to it.
         referrer: String,
     },
+    /// A path is to be deleted, and nobody can say whether another refers to it: the store caused it.
+    #[error(
+        "cannot delete path '{path}' while {narinfo} of this store cannot be read, since what that is about may refer to it; restore or remove that object first"
+    )]
+    UnreadableReferrer {
+        /// The full path.
+        path: String,
+        /// The narinfo's key.
+        narinfo: String,
+    },
     /// A realisation that cannot be read: the peer or the store caused it.
     #[error(transparent)]
     Realisation(#[from] RealisationError),
     /// The NAR in the store cannot be read.
     #[error(transparent)]
     NarRead(#[from] NarReadError),
+    /// What was uploaded left the NAR in its place that the store had already, and that is not what it should be: the store caused it.
+    #[error("{source}; the store had it before '{path}' was brought: bring that once more, and it is replaced")]
+    DamagedNar {
+        /// The full path.
+        path: String,
+        /// What reading the NAR said.
+        #[source]
+        source: Box<NarReadError>,
+    },
     /// The store failed.
     #[error("the store failed, and nothing was admitted: {0}")]
     Store(#[from] StoreError),

@@ -3,13 +3,15 @@
 //! It is a cache: brought up to date from the store's own listing, by the version of each narinfo, and built anew from there
 //! whenever it is lost or damaged. It says what *might* be valid; whether something is, the view decides.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _};
 use redb::backends::InMemoryBackend;
 use redb::{
     Database, DatabaseError, Durability, MultimapTable, MultimapTableDefinition, ReadableDatabase as _,
@@ -20,10 +22,15 @@ use tokio::task::spawn_blocking;
 use verifier::{NarHash, StorePath, Timestamp, nixbase32};
 
 use crate::object::{Entry, Etag, Version};
-use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of};
+use crate::store::{BinaryCache, Narinfo, StoreError, hash_part_of, nar_of_name};
 
 /// What the tables hold: another number, and the file is made anew.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
+
+/// What every database of redb begins with.
+///
+/// Source: redb, `docs/design.md`.
+const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
 /// Bytes of the database that are kept in memory.
 const CACHE: usize = 16 << 20;
@@ -43,7 +50,7 @@ const PATHS: TableDefinition<&Digest, &[u8]> = TableDefinition::new("paths");
 /// Who refers to a path.
 const REFERRERS: MultimapTableDefinition<&Digest, &Digest> = MultimapTableDefinition::new("referrers");
 
-/// Which paths have a NAR.
+/// Which paths have a NAR, and which have theirs in an object that is called as that NAR's would be.
 const NARS: MultimapTableDefinition<&[u8; 32], &Digest> = MultimapTableDefinition::new("nars");
 
 /// What is kept of one narinfo.
@@ -52,7 +59,18 @@ pub(super) struct Known {
     pub(super) path: StorePath,
     pub(super) version: Version,
     pub(super) nar_hash: NarHash,
+    /// What its NAR's object is called by, if that is not the NAR's own hash: stock Nix calls it by the hash of the compressed file,
+    /// and nothing in the name tells the one from the other.
+    pub(super) file_hash: Option<NarHash>,
     references: Vec<Digest>,
+}
+
+/// What the index answers.
+pub(super) struct Answer {
+    pub(super) known: Vec<Known>,
+    /// The hash parts of the narinfos that cannot be read. They make no path valid, but a person may mend them: what they may need
+    /// must not go.
+    pub(super) unreadable: Arc<BTreeSet<String>>,
 }
 
 /// An index of a store. Where it is kept in a file, it outlasts the program.
@@ -66,6 +84,14 @@ struct State {
     database: Arc<Database>,
     /// When it was last brought up to date, and what had been written then.
     fresh: Option<(Instant, u64)>,
+    /// What could not be read then.
+    unreadable: Arc<BTreeSet<String>>,
+}
+
+impl State {
+    fn over(database: Database) -> Self {
+        Self { database: Arc::new(database), fresh: None, unreadable: Arc::default() }
+    }
 }
 
 /// A question to the tables.
@@ -82,19 +108,18 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Opens the index of a store in a file, or makes it. What is not the index of this store, or is damaged, is replaced. While
+    /// Opens the index of a store in a file, or makes it. The index of another store, or one that is damaged, is replaced. While
     /// another program has it open, this one has its own in memory.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file cannot be made, or is something else: that stays as it is.
     pub async fn open(file: PathBuf, store: String) -> Result<Self, StoreError> {
         let database = spawn_blocking(move || open_file(&file, &store)).await.map_err(failed)??;
         Ok(Self::over(database))
     }
 
     fn over(database: Database) -> Self {
-        let state = Mutex::new(State { database: Arc::new(database), fresh: None });
-        Self { state, writes: AtomicU64::new(0) }
+        Self { state: Mutex::new(State::over(database)), writes: AtomicU64::new(0) }
     }
 
     /// Says that this gate has written or deleted something.
@@ -103,7 +128,7 @@ impl Index {
     }
 
     /// Lists what there is, as of an instant or later.
-    pub(super) async fn all(&self, cache: &BinaryCache, as_of: Instant) -> Result<Vec<Known>, StoreError> {
+    pub(super) async fn all(&self, cache: &BinaryCache, as_of: Instant) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::All).await
     }
 
@@ -113,43 +138,44 @@ impl Index {
         cache: &BinaryCache,
         path: &StorePath,
         as_of: Instant,
-    ) -> Result<Vec<Known>, StoreError> {
+    ) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::ReferrersOf(*path.digest())).await
     }
 
-    /// Lists which paths have a NAR, as of an instant or later.
+    /// Lists which paths have a NAR, or theirs in the object that is that NAR's, as of an instant or later.
     pub(super) async fn paths_of(
         &self,
         cache: &BinaryCache,
         nar_hash: &NarHash,
         as_of: Instant,
-    ) -> Result<Vec<Known>, StoreError> {
+    ) -> Result<Answer, StoreError> {
         self.ask(cache, as_of, Question::PathsOf(*nar_hash)).await
     }
 
-    async fn ask(&self, cache: &BinaryCache, as_of: Instant, question: Question) -> Result<Vec<Known>, StoreError> {
+    async fn ask(&self, cache: &BinaryCache, as_of: Instant, question: Question) -> Result<Answer, StoreError> {
         let mut state = self.state.lock().await;
         let outcome = async {
             let now = (Instant::now(), self.writes.load(Ordering::Relaxed));
             if state.fresh.is_none_or(|(at, writes)| at < as_of || writes != now.1) {
-                refresh(&state.database, cache).await?;
+                state.unreadable = Arc::new(refresh(&state.database, cache).await?);
                 state.fresh = Some(now);
             }
-            in_tables(&state.database, move |database| answer(database, &question)).await
+            let known = in_tables(&state.database, move |database| answer(database, &question)).await?;
+            Ok(Answer { known, unreadable: state.unreadable.clone() })
         };
         let outcome = outcome.await;
         if let Err(error @ StoreError::Index(_)) = &outcome {
             tracing::warn!(%error, "building the index anew, in memory");
-            *state = State { database: Arc::new(in_memory()), fresh: None };
+            *state = State::over(in_memory());
         }
         outcome
     }
 }
 
 /// Brings the tables up to date with the store's listing. A narinfo that is damaged is passed over, with a line in the log: it
-/// makes no path valid.
-async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), StoreError> {
-    let mut listed = HashSet::new();
+/// makes no path valid. Returns the hash parts of those; as nothing is known of them, they are read again each time.
+async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<BTreeSet<String>, StoreError> {
+    let (mut listed, mut unreadable) = (HashSet::new(), BTreeSet::new());
     let mut learned = false;
     let mut pages = cache.objects().list("").await?;
     while let Some(page) = pages.next().await? {
@@ -161,17 +187,23 @@ async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), St
             continue;
         }
         let looks = news.into_iter().map(|digest| async move {
-            match cache.narinfo(&nixbase32::encode(&digest)).await {
-                Ok(narinfo) => Ok((digest, narinfo.map(Known::of))),
+            let part = nixbase32::encode(&digest);
+            (digest, cache.narinfo(&part).await, part)
+        });
+        let mut looks = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut news = Vec::new();
+        while let Some((digest, read, part)) = looks.next().await {
+            let known = match read {
+                Ok(narinfo) => narinfo.map(Known::of),
                 Err(error) if error.is_damage() => {
                     tracing::warn!(%error, "passing over a damaged narinfo");
-                    Ok((digest, None))
+                    unreadable.insert(part);
+                    None
                 }
-                Err(error) => Err(error),
-            }
-        });
-        let news: Vec<(Digest, Option<Known>)> =
-            stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).try_collect().await?;
+                Err(error) => return Err(error),
+            };
+            news.push((digest, known));
+        }
         in_tables(database, move |database| update(database, Durability::None, &news)).await?;
         learned = true;
     }
@@ -180,7 +212,7 @@ async fn refresh(database: &Arc<Database>, cache: &BinaryCache) -> Result<(), St
         // This one makes what was learned before it outlast the program as well.
         in_tables(database, move |database| update(database, Durability::Immediate, &gone)).await?;
     }
-    Ok(())
+    Ok(unreadable)
 }
 
 async fn in_tables<T: Send + 'static>(
@@ -207,6 +239,11 @@ fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| unusable(error.to_string()))?;
     }
+    let begin = beginning(file).map_err(|error| unusable(error.to_string()))?;
+    if !begin.is_empty() && begin != MAGIC {
+        let begin = begin.escape_ascii();
+        return Err(unusable(format!("it begins with \"{begin}\", as no index does: name another file, or remove it")));
+    }
     let open = || Database::builder().set_cache_size(CACHE).create(file);
     let opened = match open() {
         Err(DatabaseError::DatabaseAlreadyOpen) => {
@@ -226,6 +263,16 @@ fn open_file(file: &Path, store: &str) -> Result<Database, StoreError> {
             make_tables(&database, store).map_err(|error| unusable(error.to_string()))?;
             Ok(database)
         }
+    }
+}
+
+/// Returns what a file begins with: nothing if there is none, or nothing in it.
+fn beginning(file: &Path) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    match File::open(file) {
+        Ok(file) => file.take(MAGIC.len() as u64).read_to_end(&mut begin).map(|_| begin),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(begin),
+        Err(error) => Err(error),
     }
 }
 
@@ -315,13 +362,17 @@ impl<'a> Tables<'a> {
             for reference in &before.references {
                 self.referrers.remove(reference, digest)?;
             }
-            self.nars.remove(before.nar_hash.as_bytes(), digest)?;
+            for nar in before.nars() {
+                self.nars.remove(nar.as_bytes(), digest)?;
+            }
         }
         if let Some(known) = known {
             for reference in &known.references {
                 self.referrers.insert(reference, digest)?;
             }
-            self.nars.insert(known.nar_hash.as_bytes(), digest)?;
+            for nar in known.nars() {
+                self.nars.insert(nar.as_bytes(), digest)?;
+            }
             self.paths.insert(digest, &known.to_bytes()[..])?;
         }
         Ok(())
@@ -360,18 +411,27 @@ impl Known {
     }
 
     fn of(narinfo: Narinfo) -> Self {
-        let Narinfo { info, version, .. } = narinfo;
+        let Narinfo { info, file, version } = narinfo;
         let references = info.references.iter().map(|path| *path.digest()).collect();
-        Self { path: info.path, version, nar_hash: info.nar_hash, references }
+        let name = file.url.rsplit('/').next().and_then(nar_of_name);
+        let file_hash = name.filter(|hash| *hash != info.nar_hash);
+        Self { path: info.path, version, nar_hash: info.nar_hash, file_hash, references }
     }
 
-    /// Writes: when the narinfo was written (8 bytes, little-endian), the NAR's hash (32), the lengths of the path's name and
-    /// the ETag (2 each), both, and 20 bytes for each reference.
+    /// Lists what objects below `nar/` may be called by that it needs.
+    pub(super) fn nars(&self) -> impl Iterator<Item = &NarHash> {
+        std::iter::once(&self.nar_hash).chain(&self.file_hash)
+    }
+
+    /// Writes: when the narinfo was written (8 bytes, little-endian), the NAR's hash (32), what its object is called by (32, the
+    /// same again if it is called by that), the lengths of the path's name and the ETag (2 each), both, and 20 bytes for each
+    /// reference.
     fn to_bytes(&self) -> Vec<u8> {
         let (name, etag) = (self.path.name(), self.version.etag.as_str());
-        let mut bytes = Vec::with_capacity(44 + name.len() + etag.len() + 20 * self.references.len());
+        let mut bytes = Vec::with_capacity(76 + name.len() + etag.len() + 20 * self.references.len());
         bytes.extend(self.version.modified.as_unix().to_le_bytes());
         bytes.extend(self.nar_hash.as_bytes());
+        bytes.extend(self.file_hash.as_ref().unwrap_or(&self.nar_hash).as_bytes());
         for text in [name, etag] {
             bytes.extend(u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
         }
@@ -385,6 +445,7 @@ impl Known {
     fn parse(digest: &Digest, bytes: &[u8]) -> Option<Self> {
         let (modified, bytes) = bytes.split_first_chunk::<8>()?;
         let (nar_hash, bytes) = bytes.split_first_chunk::<32>()?;
+        let (file_hash, bytes) = bytes.split_first_chunk::<32>()?;
         let (name, bytes) = bytes.split_first_chunk::<2>()?;
         let (etag, bytes) = bytes.split_first_chunk::<2>()?;
         let (name, bytes) = bytes.split_at_checked(u16::from_le_bytes(*name).into())?;
@@ -398,6 +459,7 @@ impl Known {
             path: StorePath::from_basename(path.as_bytes()).ok()?,
             version: Version { etag: Etag::new(std::str::from_utf8(etag).ok()?), modified },
             nar_hash: NarHash::from_sha256(*nar_hash),
+            file_hash: (file_hash != nar_hash).then(|| NarHash::from_sha256(*file_hash)),
             references: references.to_vec(),
         })
     }

@@ -139,7 +139,8 @@ impl Gate {
         let history = serde_json::to_vec(&history).expect("texts and numbers can always be written");
         let drafts = vec![
             Draft::of_bytes(history_key(offered)?, seen, history),
-            Draft::of_bytes(realisation_key(id)?, condition, document.to_string()),
+            // A signature counts from when it was first seen: no realisation shows one of which that is not written down.
+            Draft::of_bytes(realisation_key(id)?, condition, document.to_string()).in_stage(1),
         ];
         let puts = self.cache.objects().publish(drafts).await?;
         Ok(puts.iter().all(|put| matches!(put, Put::Stored(_))))

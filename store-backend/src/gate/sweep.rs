@@ -13,11 +13,11 @@ use verifier::{NarHash, Timestamp};
 
 use super::GateError;
 use super::announcement::{Announcement, SETTLES, Touched, announce_deletion, left_behind};
-use super::index::Index;
+use super::index::{Answer, Index, Known};
 use super::promotion::is_candidate;
 use super::shelf::{LISTINGS, Shelf};
 use crate::object::{Entry, Etag, Key, Leftover, ObjectStore, PROBES};
-use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, NOTES, Record};
+use crate::store::{BinaryCache, EVIDENCE, MAX_RECORD, NOTES, Record, nar_of_name};
 
 /// Objects that are deleted under one announcement: uploads that need one of them wait so long.
 const AT_A_TIME: usize = 2_000;
@@ -26,6 +26,9 @@ const AT_A_TIME: usize = 2_000;
 const AT_ONCE: usize = 16;
 
 const NARS: &str = "nar/";
+
+/// Where uploads are, or are to be, that a gate may leave unfinished. In a bucket others may have theirs elsewhere.
+const UPLOADS: [&str; 3] = [NARS, "log/", "quorum/tmp/"];
 
 /// What was left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -94,12 +97,16 @@ impl Stray {
 }
 
 impl Sweep {
-    /// Looks for what was left behind, and deletes it if it is to. Calls `found` for each.
+    /// Looks for what was left behind, and deletes it if it is to. Calls `found` for each. Returns the keys of the narinfos that
+    /// cannot be read: while there are any, NARs are left alone, as they may be theirs.
     ///
     /// # Errors
     /// When the store fails. What was deleted before is gone then; running it again goes on.
-    pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<(), GateError> {
+    pub async fn run(&self, mut found: impl FnMut(Finding)) -> Result<BTreeSet<String>, GateError> {
         for leftover in self.objects().leftovers(self.before).await? {
+            if !UPLOADS.iter().any(|folder| leftover.key.starts_with(folder)) {
+                continue;
+            }
             if self.delete {
                 self.objects().remove_leftover(&leftover).await?;
             }
@@ -114,10 +121,11 @@ impl Sweep {
             let deleted = self.delete && self.objects().delete(&stray.key, &stray.etag).await?;
             found(stray.finding(deleted));
         }
-        let strays = self.strays().await?;
+        let (strays, unreadable) = self.strays().await?;
+        let unreadable: BTreeSet<String> = unreadable.iter().map(|part| format!("{part}.narinfo")).collect();
         if !self.delete {
             strays.iter().for_each(|stray| found(stray.finding(false)));
-            return Ok(());
+            return Ok(unreadable);
         }
         for strays in strays.chunks(AT_A_TIME) {
             let deleted = self.delete_strays(strays).await?;
@@ -125,7 +133,7 @@ impl Sweep {
                 found(stray.finding(deleted.contains(&stray.key)));
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn objects(&self) -> &Arc<dyn ObjectStore> {
@@ -167,24 +175,25 @@ impl Sweep {
         Ok(old)
     }
 
-    /// Lists NARs, evidence and listings that belong to nothing that is visible or held.
-    async fn strays(&self) -> Result<Vec<Stray>, GateError> {
-        let known = self.index.all(&self.cache, Instant::now()).await?;
-        let here: HashSet<String> = known.iter().map(|known| known.hash_part()).collect();
-        let mut needed: HashSet<String> = known.iter().map(|known| known.nar_hash.to_nix32()).collect();
+    /// Lists NARs, evidence and listings that belong to nothing that is visible or held, and the hash parts of the narinfos that
+    /// cannot be read. A path is there if its narinfo is, readable or not; of what is not, nobody can say which NAR it has.
+    async fn strays(&self) -> Result<(Vec<Stray>, Arc<BTreeSet<String>>), GateError> {
+        let Answer { known, unreadable } = self.index.all(&self.cache, Instant::now()).await?;
+        let here: HashSet<String> = known.iter().map(Known::hash_part).chain(unreadable.iter().cloned()).collect();
+        let mut needed: HashSet<NarHash> = known.iter().flat_map(Known::nars).copied().collect();
         drop(known);
         let shelf = Shelf::new(self.objects().clone());
         shelf.look().await?;
-        needed.extend(shelf.nars().iter().map(NarHash::to_nix32));
+        needed.extend(shelf.nars());
         let (evidence, held) = self.evidence_without(&here, &shelf).await?;
         needed.extend(held);
-        let nar = |name: &str| Some(name.strip_suffix(".nar.zst").filter(|hash| hash.len() == 52)?.to_owned());
-        let mut strays = self.old_in(NARS, Kind::Nar, |name| nar(name).filter(|nar| !needed.contains(nar))).await?;
+        let nar = |name: &str| nar_of_name(name).filter(|nar| !needed.contains(nar)).map(|nar| nar.to_nix32());
+        let mut strays = if unreadable.is_empty() { self.old_in(NARS, Kind::Nar, nar).await? } else { Vec::new() };
         strays.extend(evidence);
         let listing = |name: &str| Some(name.strip_suffix(".ls").filter(|part| part.len() == 32)?.to_owned());
         strays.extend(self.old_in("", Kind::Listing, |name| listing(name).filter(|part| !here.contains(part))).await?);
         strays.extend(self.notes_without().await?);
-        Ok(strays)
+        Ok((strays, unreadable))
     }
 
     /// Lists the notes of what is held, and its listings to be, of which there is no evidence.
@@ -211,7 +220,7 @@ impl Sweep {
         &self,
         here: &HashSet<String>,
         shelf: &Shelf,
-    ) -> Result<(Vec<Stray>, HashSet<String>), GateError> {
+    ) -> Result<(Vec<Stray>, HashSet<NarHash>), GateError> {
         let folders = self.objects().list_folders(EVIDENCE).await?;
         let absent: Vec<String> = folders.into_iter().filter(|part| !here.contains(part)).collect();
         let looks = absent.iter().map(|part| async move {
@@ -231,7 +240,7 @@ impl Sweep {
             match record {
                 // Of one that is about to be admitted, there is a note still.
                 Ok(record) if is_candidate(&record) || !shelf.of(&record.info().path).is_empty() => {
-                    held.insert(record.info().nar_hash.to_nix32());
+                    held.insert(record.info().nar_hash);
                 }
                 Ok(_) => strays.push(stray),
                 // A person should look at it: perhaps a later version wrote it.
@@ -267,7 +276,8 @@ impl Sweep {
         uploaded: &BTreeSet<String>,
         announcement: &Announcement,
     ) -> Result<HashSet<Key>, GateError> {
-        let now: BTreeMap<Key, Etag> = self.strays().await?.into_iter().map(|stray| (stray.key, stray.etag)).collect();
+        let now: BTreeMap<Key, Etag> =
+            self.strays().await?.0.into_iter().map(|stray| (stray.key, stray.etag)).collect();
         let still = strays.iter().filter(|stray| now.get(&stray.key) == Some(&stray.etag));
         let free = still.filter(|stray| stray.kind != Kind::Nar || !uploaded.contains(&stray.of));
         let deletions = free.map(|stray| async move {

@@ -192,7 +192,7 @@ impl<'a> View<'a> {
     /// When the store cannot be listed.
     pub async fn all_paths(&self) -> Result<BTreeSet<StorePath>, GateError> {
         let _turn = self.gate.whole_store.acquire().await;
-        self.standing(self.gate.index.all(&self.gate.cache, self.lately()).await?).await
+        self.standing(self.gate.index.all(&self.gate.cache, self.lately()).await?.known).await
     }
 
     /// Returns the valid paths that refer to a path, itself perhaps among them.
@@ -201,7 +201,7 @@ impl<'a> View<'a> {
     /// When the store cannot be listed.
     pub async fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>, GateError> {
         let _turn = self.gate.whole_store.acquire().await;
-        self.standing(self.gate.index.referrers(&self.gate.cache, path, self.lately()).await?).await
+        self.standing(self.gate.index.referrers(&self.gate.cache, path, self.lately()).await?.known).await
     }
 
     /// Opens the NAR of a valid path.

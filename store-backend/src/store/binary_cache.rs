@@ -391,6 +391,12 @@ pub(crate) fn nar_key(nar_hash: &NarHash) -> Key {
     key(format!("nar/{}.nar.zst", nar_hash.to_nix32()))
 }
 
+/// Returns what an object below `nar/` is called by, if its name is one that [`nar_key`] could have made.
+pub(crate) fn nar_of_name(name: &str) -> Option<NarHash> {
+    let hash = nixbase32::decode(name.strip_suffix(".nar.zst")?.as_bytes()).ok()?;
+    Some(NarHash::from_sha256(hash.try_into().ok()?))
+}
+
 pub(crate) fn record_key(path: &StorePath, digest: &FingerprintDigest) -> Key {
     key(format!("{EVIDENCE}{}/{digest}", hash_part_of(path)))
 }

@@ -43,11 +43,17 @@ impl Stop {
 pub struct Stepping {
     inner: Arc<dyn ObjectStore>,
     stops: Mutex<Vec<Arc<Stop>>>,
+    published: Mutex<Vec<(String, u32)>>,
 }
 
 impl Stepping {
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, stops: Mutex::default() }
+        Self { inner, stops: Mutex::default(), published: Mutex::default() }
+    }
+
+    /// What was to be published, each with its stage: keys, in the order in which they were given.
+    pub fn published(&self) -> Vec<(String, u32)> {
+        self.published.lock().expect("nobody panics here").clone()
     }
 
     /// Stops before the next such step on a key, or folder, that begins so.
@@ -91,6 +97,8 @@ impl ObjectStore for Stepping {
 
     async fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<Put>, ObjectError> {
         let keys: Vec<String> = drafts.iter().map(|draft| draft.key.to_string()).collect();
+        let stages = keys.iter().cloned().zip(drafts.iter().map(|draft| draft.stage));
+        self.published.lock().expect("nobody panics here").extend(stages);
         self.before(Step::Publish, &keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
         self.inner.publish(drafts).await
     }

@@ -160,6 +160,7 @@ impl DecisionLog {
     }
 
     async fn append(&self, end: &mut End, batch: &[Waiting]) -> Result<(), LogError> {
+        let mut up_to_date = end.tail.is_none();
         for _ in 0..ATTEMPTS {
             let tail = match &end.tail {
                 Some(tail) => tail.clone(),
@@ -169,20 +170,24 @@ impl DecisionLog {
             end.tail = Some(tail.clone());
             let refused = self.refused().clone();
             let (bytes, after) = write_segment(&tail, batch, &refused, &end.admitted);
-            if bytes.is_empty() {
+            if bytes.is_empty() && up_to_date {
                 return Ok(());
             }
-            let draft = Draft::of_bytes(segment_key(tail.next), Condition::Absent, bytes);
-            let put = self.objects.publish(vec![draft]).await?;
-            if put.iter().all(|put| matches!(put, Put::Stored(_))) {
-                end.tail = Some(after);
-                for Waiting { policy, events, .. } in batch {
-                    events.iter().for_each(|event| end.admitted.learn(event, policy.digest()));
+            // What is known to be admitted another gate may have deleted since, and written so.
+            if !bytes.is_empty() {
+                let draft = Draft::of_bytes(segment_key(tail.next), Condition::Absent, bytes);
+                let put = self.objects.publish(vec![draft]).await?;
+                if put.iter().all(|put| matches!(put, Put::Stored(_))) {
+                    end.tail = Some(after);
+                    for Waiting { policy, events, .. } in batch {
+                        events.iter().for_each(|event| end.admitted.learn(event, policy.digest()));
+                    }
+                    self.forget_refusals(&refused);
+                    return Ok(());
                 }
-                self.forget_refusals(&refused);
-                return Ok(());
             }
             end.tail = Some(follow(&*self.objects, tail, &mut end.admitted).await?);
+            up_to_date = true;
         }
         Err(LogError::Contended)
     }

@@ -160,7 +160,8 @@ impl Upload for Pending {
     fn held(&self) -> usize {
         match &self.state {
             State::Held(bytes) => bytes.capacity(),
-            State::Spooled(_) | State::Parts(_) | State::Over => 0,
+            State::Parts(parts) => parts.spare.buffers().held,
+            State::Spooled(_) | State::Over => 0,
         }
     }
 
@@ -185,8 +186,7 @@ impl Parts {
                 self.send(runtime)?;
             }
             if self.filling.capacity() == 0 {
-                self.filling = self.spare.take();
-                self.filling.reserve_exact(self.size);
+                self.filling = self.spare.take(self.size);
             }
             let (now, later) = bytes.split_at(bytes.len().min(self.size - self.filling.len()));
             self.filling.extend_from_slice(now);
@@ -214,6 +214,8 @@ impl Parts {
             self.send(runtime)?;
         }
         self.sender = None;
+        // It may be long until this is published.
+        self.spare.close();
         Ok(())
     }
 
@@ -227,17 +229,49 @@ impl Parts {
     }
 }
 
-/// Memory of parts that were sent, to be used again: what is given back to the system piecemeal stays the program's for long.
+/// Memory of parts that were sent, to be used again while more come: what is given back to the system piecemeal stays the program's
+/// for long.
 #[derive(Clone, Default)]
-struct Spare(Arc<Mutex<Vec<Vec<u8>>>>);
+struct Spare(Arc<Mutex<Buffers>>);
+
+#[derive(Default)]
+struct Buffers {
+    free: Vec<Vec<u8>>,
+    /// Bytes of all of them, those of parts on their way included.
+    held: usize,
+    /// Whether no more parts come: then nothing is kept to be used again.
+    closed: bool,
+}
 
 impl Spare {
-    fn list(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    fn buffers(&self) -> std::sync::MutexGuard<'_, Buffers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Vec<u8> {
-        self.list().pop().unwrap_or_default()
+    fn take(&self, size: usize) -> Vec<u8> {
+        let mut buffers = self.buffers();
+        buffers.free.pop().unwrap_or_else(|| {
+            let new = Vec::with_capacity(size);
+            buffers.held += new.capacity();
+            new
+        })
+    }
+
+    fn give_back(&self, mut bytes: Vec<u8>) {
+        let mut buffers = self.buffers();
+        if buffers.closed {
+            buffers.held -= bytes.capacity();
+            return;
+        }
+        bytes.clear();
+        buffers.free.push(bytes);
+    }
+
+    fn close(&self) {
+        let mut buffers = self.buffers();
+        buffers.closed = true;
+        let free = std::mem::take(&mut buffers.free);
+        buffers.held -= free.iter().map(Vec::capacity).sum::<usize>();
     }
 }
 
@@ -255,9 +289,7 @@ impl AsRef<[u8]> for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        self.spare.list().push(bytes);
+        self.spare.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -441,5 +473,29 @@ pub(super) async fn unfinished(bucket: &Bucket) -> Result<Vec<Leftover>, ObjectE
         if answer.is_truncated() != Some(true) || from.0.is_none() {
             return Ok(found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Part, Spare};
+
+    const SIZE: usize = 1 << 10;
+
+    #[test]
+    fn memory_is_used_again_while_parts_come_and_given_back_after_the_last() {
+        let spare = Spare::default();
+        let part = || Part { bytes: spare.take(SIZE), spare: spare.clone() };
+        let (sent, on_its_way) = (part(), part());
+        let held = spare.buffers().held;
+        assert!(held >= 2 * SIZE);
+        drop(sent);
+        let last = part();
+        assert_eq!(spare.buffers().held, held, "the first one's memory is used again");
+        drop(last);
+        spare.close();
+        assert_eq!((spare.buffers().held, spare.buffers().free.len()), (on_its_way.bytes.capacity(), 0));
+        drop(on_its_way);
+        assert_eq!((spare.buffers().held, spare.buffers().free.len()), (0, 0), "nothing waits for what is published");
     }
 }
