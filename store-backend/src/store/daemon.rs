@@ -3,22 +3,25 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Read};
 use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use verifier::{NarEnd, OutputId, StoreDir, StorePath};
 
 use super::StoreError;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
 use super::remote::Remote;
 use crate::client::{Client, ClientError, MOST_ASKED};
+use crate::rate::{Rate, TooSlow, earned};
 
 /// How long a daemon may take to answer, or to send the next bytes of a NAR. It may have to look for them first.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 300 });
 
 /// Blocks of a NAR that may wait for whoever hashes it; a block has at most 128 KiB.
 const WAITING: usize = 8;
@@ -60,7 +63,7 @@ impl Daemon {
     /// Asks a question. The connection is kept for the next one only where its answer came whole.
     async fn ask<T>(&self, question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, StoreError> {
         let mut client = self.0.take().await?;
-        let answer = self.0.in_time(question(&mut client)).await;
+        let answer = Wait::for_answer_of(&client).in_time(&self.0, question(&mut client)).await;
         if matches!(answer, Ok(_) | Err(StoreError::Daemon(ClientError::Remote(_)))) {
             self.0.give_back(client);
         }
@@ -75,9 +78,10 @@ impl Daemon {
         paths: &[StorePath],
         answers: &mut Statements,
     ) -> Result<(), StoreError> {
-        self.0.in_time(client.ask_path_infos(paths)).await?;
+        let wait = Wait::for_answer_of(client);
+        wait.in_time(&self.0, client.ask_path_infos(paths)).await?;
         for path in paths {
-            match self.0.in_time(client.next_path_info(path)).await {
+            match wait.in_time(&self.0, client.next_path_info(path)).await {
                 Ok(info) => answers.push((path.clone(), Ok(info.map(Statement::of)))),
                 Err(error @ StoreError::Daemon(ClientError::Remote(_) | ClientError::Nonsense(_))) => {
                     answers.push((path.clone(), Err(error)));
@@ -107,18 +111,14 @@ impl Connections {
     }
 
     async fn open(&self) -> Result<Client, StoreError> {
-        self.in_time(self.remote.connect(&self.store_dir)).await
-    }
-
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
-        match timeout(PATIENCE, answer).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(self.stalled()),
+        match timeout(PATIENCE, self.remote.connect(&self.store_dir)).await {
+            Ok(client) => Ok(client?),
+            Err(_) => Err(self.stalled(PATIENCE)),
         }
     }
 
-    fn stalled(&self) -> StoreError {
-        StoreError::Stalled { place: self.remote.to_string(), seconds: PATIENCE.as_secs() }
+    fn stalled(&self, waited: Duration) -> StoreError {
+        StoreError::Stalled { place: self.remote.to_string(), seconds: waited.as_secs() }
     }
 
     /// Hands on a NAR, or so many bytes of one that is larger: where it is smaller than was stated, nothing comes any more. The
@@ -130,8 +130,10 @@ impl Connections {
         blocks: mpsc::Sender<io::Result<Bytes>>,
         whole: oneshot::Receiver<()>,
     ) {
-        let (mut left, mut end) = (size, NarEnd::default());
+        let (mut left, mut end, mut rate) = (size, NarEnd::default(), Rate::default());
         while left > 0 && !end.is_reached() {
+            // Whatever it waits for but its reader counts.
+            let waits = Instant::now();
             let came = tokio::select! {
                 came = timeout(PATIENCE, client.nar_block(left)) => came,
                 () = blocks.closed() => return,
@@ -141,13 +143,17 @@ impl Connections {
                     let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
                     Err(io::Error::new(ErrorKind::UnexpectedEof, why))
                 }
+                // What it had to look for has been found when the first of it comes.
+                Ok(Ok(block)) if left < size && !rate.comes(block.len(), waits.elapsed()) => {
+                    Err(io::Error::new(ErrorKind::TimedOut, format!("{}: {TooSlow}", self.remote)))
+                }
                 Ok(Ok(block)) => {
                     left -= block.len() as u64;
                     end.pass(&block);
                     Ok(block)
                 }
                 Ok(Err(error)) => Err(io::Error::other(error)),
-                Err(_) => Err(io::Error::other(self.stalled())),
+                Err(_) => Err(io::Error::other(self.stalled(PATIENCE))),
             };
             let failed = block.is_err();
             if blocks.send(block).await.is_err() || failed {
@@ -223,7 +229,8 @@ impl Store for Daemon {
             return Ok(super::local::files_of(files, &statement.info.path));
         }
         let mut client = connections.take().await?;
-        if let Err(error) = connections.in_time(client.nar(&statement.info.path)).await {
+        let wait = Wait::for_answer_of(&client);
+        if let Err(error) = wait.in_time(connections, client.nar(&statement.info.path)).await {
             if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {
                 connections.give_back(client);
             }
@@ -233,6 +240,41 @@ impl Store for Daemon {
         let (whole, was_whole) = oneshot::channel();
         tokio::spawn(connections.clone().pass(client, statement.info.nar_size, blocks, was_whole));
         Ok(Some(Nar::Bytes(Box::new(Blocks { blocks: receiver, pending: Bytes::new(), whole: Some(whole) }))))
+    }
+}
+
+/// How long one waits for the answer to a question: what has come of it has to be worth the time.
+struct Wait {
+    begun: Instant,
+    came: Arc<AtomicU64>,
+    before: u64,
+}
+
+impl Wait {
+    fn for_answer_of(client: &Client) -> Self {
+        let came = client.came();
+        Self { begun: Instant::now(), before: came.load(Ordering::Relaxed), came }
+    }
+
+    fn until(&self) -> Instant {
+        self.begun + PATIENCE + earned(self.came.load(Ordering::Relaxed) - self.before)
+    }
+
+    /// Waits for an answer, or for one of several that the question has.
+    async fn in_time<T>(
+        &self,
+        connections: &Connections,
+        answer: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, StoreError> {
+        let mut answer = pin!(answer);
+        loop {
+            let until = self.until();
+            match timeout_at(until, &mut answer).await {
+                Ok(answer) => return Ok(answer?),
+                Err(_) if self.until() > until => {}
+                Err(_) => return Err(connections.stalled(self.begun.elapsed())),
+            }
+        }
     }
 }
 
@@ -265,3 +307,6 @@ impl ReadNar for Blocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Asking a daemon on a socket of ours that answers as it is told.
+
+use nix_archive::nar::{Node, encode_tree};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use verifier::{PathInfo, digest_nar};
+
+use super::*;
+use crate::protocol::{Operation, Request, Trust, greet_client, write_unkeyed_path_info};
+use crate::rate::{LEAST, PERIOD};
+use crate::wire::{Message, Reader, SocketSource, WireError, Writer};
+
+/// What a daemon has, and how it answers.
+struct Plan {
+    packages: Vec<(PathInfo, Vec<u8>)>,
+    /// So many bytes are sent at once.
+    piece: usize,
+    /// And this long is waited between them.
+    pause: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { packages: Vec::new(), piece: 1 << 20, pause: Duration::ZERO }
+    }
+}
+
+/// A daemon of ours.
+struct Fake {
+    folder: TempDir,
+    plan: Arc<Plan>,
+}
+
+impl Fake {
+    fn start(plan: Plan) -> Self {
+        let (folder, plan) = (tempfile::tempdir().expect("a directory"), Arc::new(plan));
+        let listener = UnixListener::bind(folder.path().join("socket")).expect("a socket");
+        let serving = plan.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let plan = serving.clone();
+                // It ends when the client does, or when the plan says so.
+                tokio::spawn(async move { plan.serve(stream).await });
+            }
+        });
+        Self { folder, plan }
+    }
+
+    async fn connect(&self) -> Daemon {
+        let socket = Remote::Socket(self.folder.path().join("socket"));
+        Daemon::connect(socket, &StoreDir::default()).await.expect("it listens")
+    }
+
+    fn paths(&self) -> Vec<StorePath> {
+        self.plan.packages.iter().map(|(info, _)| info.path.clone()).collect()
+    }
+
+    /// Asks for the NAR of the first path, and reads it as fast as it comes.
+    async fn read_nar(&self, daemon: &Daemon) -> io::Result<Vec<u8>> {
+        let statement = Statement::of(self.plan.packages[0].0.clone());
+        let nar = daemon.open_nar(&statement).await.map_err(io::Error::other)?;
+        let Some(Nar::Bytes(mut reader)) = nar else { panic!("it is sent") };
+        let reading = spawn_blocking(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes)?;
+            reader.was_whole();
+            Ok(bytes)
+        });
+        reading.await.expect("nobody panics here")
+    }
+}
+
+impl Plan {
+    async fn serve(&self, stream: UnixStream) -> Result<(), WireError> {
+        let (input, output) = stream.into_split();
+        let (mut reader, mut writer) = (Reader::new(SocketSource::new(input)), Writer::new(output));
+        let greeting = greet_client(&mut reader, &mut writer, "test", Trust::Trusted).await.expect("a client");
+        let mut output = writer.into_inner();
+        let store_dir = StoreDir::default();
+        while !reader.is_at_end().await? {
+            reader.renew_budget();
+            let operation = Operation::from_number(reader.u64().await?).expect("an operation");
+            let request = Request::read(operation, &mut reader, &store_dir, &greeting.features).await;
+            let mut answer = Writer::new(Vec::new());
+            Message::Last.write(&mut answer);
+            match request.expect("a question") {
+                Request::QueryPathInfo(path) => {
+                    let found = self.packages.iter().find(|(info, _)| info.path == path);
+                    answer.put_flag(found.is_some());
+                    found.iter().for_each(|(info, _)| write_unkeyed_path_info(&mut answer, &store_dir, info));
+                }
+                Request::NarFromPath(path) => {
+                    let found = self.packages.iter().find(|(info, _)| info.path == path);
+                    answer.stream(&found.expect("it is there").1).await?;
+                }
+                other => panic!("nobody asks {other:?} here"),
+            }
+            answer.flush().await?;
+            for piece in answer.into_inner().chunks(self.piece) {
+                output.write_all(piece).await?;
+                sleep(self.pause).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a path whose NAR has so many bytes of content.
+fn package(number: u8, size: usize) -> (PathInfo, Vec<u8>) {
+    let (mut nar, contents) = (Vec::new(), vec![number; size]);
+    encode_tree(&mut nar, &Node::Regular { executable: false, contents: &contents }).expect("one file makes a NAR");
+    let digest = digest_nar(&*nar, None).expect("a NAR");
+    let info = PathInfo {
+        path: StorePath::from_parts([number; 20], "path").expect("a store path"),
+        deriver: None,
+        nar_hash: digest.nar_hash,
+        nar_size: digest.nar_size,
+        references: BTreeSet::new(),
+        registration_time: 0,
+        ultimate: false,
+        signatures: BTreeSet::new(),
+        content_address: None,
+    };
+    (info, nar)
+}
+
+#[tokio::test]
+async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
+    let began = Instant::now();
+    let plan = Plan { packages: vec![package(1, 100_000)], piece: 1, pause: Duration::from_millis(50) };
+    let fake = Fake::start(plan);
+    let daemon = fake.connect().await;
+    let error = fake.read_nar(&daemon).await.expect_err("it comes too slowly");
+    assert!(error.to_string().contains("less than"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "what has not come may be all right");
+    // Each of these comes sooner than one waits for a single answer, and all of them do not.
+    let plan = Plan {
+        packages: (0..64).map(|number| package(number, 1)).collect(),
+        piece: 100,
+        pause: Duration::from_millis(100),
+    };
+    let fake = Fake::start(plan);
+    let answers = fake.connect().await.statements(fake.paths()).await;
+    assert!(answers.len() > 2 && answers.len() < 64, "{} answers", answers.len());
+    let (last, before) = answers.split_last().expect("there are several");
+    assert!(before.iter().all(|(_, answer)| matches!(answer, Ok(Some(_)))));
+    let error = last.1.as_ref().expect_err("it takes too long");
+    assert!(matches!(error, StoreError::Stalled { .. }) && error.ends_it(), "{error}");
+    assert!(began.elapsed() < 6 * PERIOD);
+}
+
+/// Half as fast again as it has to be, and for longer than one waits for an answer to begin.
+#[tokio::test]
+async fn who_is_slow_is_waited_for() {
+    let pause = PERIOD / 50;
+    let nar = package(1, 3 * LEAST);
+    let fake = Fake::start(Plan { packages: vec![nar.clone()], piece: LEAST / 33, pause });
+    let began = Instant::now();
+    assert!(fake.read_nar(&fake.connect().await).await.expect("it comes") == nar.1);
+    assert!(began.elapsed() > PERIOD && began.elapsed() > PATIENCE);
+    // Much is said of few paths.
+    let mut packages: Vec<_> = (0..40).map(|number| package(number, 1)).collect();
+    for (info, _) in &mut packages {
+        info.signatures = (0..160).map(|number| format!("signer-{number}:{}", "A".repeat(88))).collect();
+    }
+    let fake = Fake::start(Plan { packages, piece: LEAST / 33, pause });
+    let began = Instant::now();
+    let answers = fake.connect().await.statements(fake.paths()).await;
+    assert!(answers.len() == 40 && answers.iter().all(|(_, answer)| matches!(answer, Ok(Some(_)))));
+    assert!(began.elapsed() > PATIENCE, "{:?}", began.elapsed());
+}
