@@ -1,7 +1,9 @@
 //! A daemon as a store to read: a gate or nix-daemon, at a socket or behind `ssh`.
 
+mod passage;
+
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,13 +14,14 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use verifier::{NarEnd, OutputId, StoreDir, StorePath};
+use verifier::{OutputId, StoreDir, StorePath};
 
 use super::StoreError;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
 use super::remote::Remote;
 use crate::client::{Client, ClientError, MOST_ASKED};
-use crate::rate::{Rate, TooSlow, earned};
+use crate::rate::earned;
+use passage::Passage;
 
 /// How long a daemon may take to answer, or to send the next bytes of a NAR. It may have to look for them first.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 300 });
@@ -120,51 +123,6 @@ impl Connections {
     fn stalled(&self, waited: Duration) -> StoreError {
         StoreError::Stalled { place: self.remote.to_string(), seconds: waited.as_secs() }
     }
-
-    /// Hands on a NAR, or so many bytes of one that is larger: where it is smaller than was stated, nothing comes any more. The
-    /// connection is of further use if whoever reads it finds that it is what was stated.
-    async fn pass(
-        self: Arc<Self>,
-        mut client: Client,
-        size: u64,
-        blocks: mpsc::Sender<io::Result<Bytes>>,
-        whole: oneshot::Receiver<()>,
-    ) {
-        let (mut left, mut end, mut rate) = (size, NarEnd::default(), Rate::default());
-        while left > 0 && !end.is_reached() {
-            // Whatever it waits for but its reader counts.
-            let waits = Instant::now();
-            let came = tokio::select! {
-                came = timeout(PATIENCE, client.nar_block(left)) => came,
-                () = blocks.closed() => return,
-            };
-            let block = match came {
-                Ok(Ok(block)) if block.is_empty() => {
-                    let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
-                    Err(io::Error::new(ErrorKind::UnexpectedEof, why))
-                }
-                // What it had to look for has been found when the first of it comes.
-                Ok(Ok(block)) if left < size && !rate.comes(block.len(), waits.elapsed()) => {
-                    Err(io::Error::new(ErrorKind::TimedOut, format!("{}: {TooSlow}", self.remote)))
-                }
-                Ok(Ok(block)) => {
-                    left -= block.len() as u64;
-                    end.pass(&block);
-                    Ok(block)
-                }
-                Ok(Err(error)) => Err(io::Error::other(error)),
-                Err(_) => Err(io::Error::other(self.stalled(PATIENCE))),
-            };
-            let failed = block.is_err();
-            if blocks.send(block).await.is_err() || failed {
-                return;
-            }
-        }
-        drop(blocks);
-        if whole.await.is_ok() {
-            self.give_back(client);
-        }
-    }
 }
 
 #[async_trait]
@@ -228,17 +186,10 @@ impl Store for Daemon {
         if let Some(files) = &connections.files {
             return Ok(super::local::files_of(files, &statement.info.path));
         }
-        let mut client = connections.take().await?;
-        let wait = Wait::for_answer_of(&client);
-        if let Err(error) = wait.in_time(connections, client.nar(&statement.info.path)).await {
-            if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {
-                connections.give_back(client);
-            }
-            return Err(error);
-        }
+        let passage = Passage::begin(connections.clone(), &statement.info).await?;
         let (blocks, receiver) = mpsc::channel(WAITING);
         let (whole, was_whole) = oneshot::channel();
-        tokio::spawn(connections.clone().pass(client, statement.info.nar_size, blocks, was_whole));
+        tokio::spawn(passage.pass(blocks, was_whole));
         Ok(Some(Nar::Bytes(Box::new(Blocks { blocks: receiver, pending: Bytes::new(), whole: Some(whole) }))))
     }
 }

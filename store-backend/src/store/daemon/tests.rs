@@ -1,5 +1,8 @@
 //! Asking a daemon on a socket of ours that answers as it is told.
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+
 use nix_archive::nar::{Node, encode_tree};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -20,11 +23,16 @@ struct Plan {
     piece: usize,
     /// And this long is waited between them.
     pause: Duration,
+    /// Of the next NARs that are asked for, so many bytes are sent before the connection is ended.
+    cuts: Mutex<VecDeque<usize>>,
+    /// So many connections are taken, and no more.
+    connections: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { packages: Vec::new(), piece: 1 << 20, pause: Duration::ZERO }
+        let (piece, pause) = (1 << 20, Duration::ZERO);
+        Self { packages: Vec::new(), piece, pause, cuts: Mutex::default(), connections: usize::MAX }
     }
 }
 
@@ -40,7 +48,8 @@ impl Fake {
         let listener = UnixListener::bind(folder.path().join("socket")).expect("a socket");
         let serving = plan.clone();
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            for _ in 0..serving.connections {
+                let (stream, _) = listener.accept().await.expect("a client");
                 let plan = serving.clone();
                 // It ends when the client does, or when the plan says so.
                 tokio::spawn(async move { plan.serve(stream).await });
@@ -84,7 +93,7 @@ impl Plan {
             reader.renew_budget();
             let operation = Operation::from_number(reader.u64().await?).expect("an operation");
             let request = Request::read(operation, &mut reader, &store_dir, &greeting.features).await;
-            let mut answer = Writer::new(Vec::new());
+            let (mut answer, mut ends) = (Writer::new(Vec::new()), false);
             Message::Last.write(&mut answer);
             match request.expect("a question") {
                 Request::QueryPathInfo(path) => {
@@ -94,7 +103,10 @@ impl Plan {
                 }
                 Request::NarFromPath(path) => {
                     let found = self.packages.iter().find(|(info, _)| info.path == path);
-                    answer.stream(&found.expect("it is there").1).await?;
+                    let nar = &found.expect("it is there").1;
+                    let cut = self.cuts.lock().expect("nobody panics here").pop_front();
+                    answer.stream(&nar[..cut.unwrap_or(nar.len())]).await?;
+                    ends = cut.is_some();
                 }
                 other => panic!("nobody asks {other:?} here"),
             }
@@ -102,6 +114,9 @@ impl Plan {
             for piece in answer.into_inner().chunks(self.piece) {
                 output.write_all(piece).await?;
                 sleep(self.pause).await;
+            }
+            if ends {
+                return Ok(());
             }
         }
         Ok(())
@@ -130,7 +145,8 @@ fn package(number: u8, size: usize) -> (PathInfo, Vec<u8>) {
 #[tokio::test]
 async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
     let began = Instant::now();
-    let plan = Plan { packages: vec![package(1, 100_000)], piece: 1, pause: Duration::from_millis(50) };
+    let plan =
+        Plan { packages: vec![package(1, 100_000)], piece: 1, pause: Duration::from_millis(50), ..Plan::default() };
     let fake = Fake::start(plan);
     let daemon = fake.connect().await;
     let error = fake.read_nar(&daemon).await.expect_err("it comes too slowly");
@@ -141,6 +157,7 @@ async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
         packages: (0..64).map(|number| package(number, 1)).collect(),
         piece: 100,
         pause: Duration::from_millis(100),
+        ..Plan::default()
     };
     let fake = Fake::start(plan);
     let answers = fake.connect().await.statements(fake.paths()).await;
@@ -157,7 +174,7 @@ async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
 async fn who_is_slow_is_waited_for() {
     let pause = PERIOD / 50;
     let nar = package(1, 3 * LEAST);
-    let fake = Fake::start(Plan { packages: vec![nar.clone()], piece: LEAST / 33, pause });
+    let fake = Fake::start(Plan { packages: vec![nar.clone()], piece: LEAST / 33, pause, ..Plan::default() });
     let began = Instant::now();
     assert!(fake.read_nar(&fake.connect().await).await.expect("it comes") == nar.1);
     assert!(began.elapsed() > PERIOD && began.elapsed() > PATIENCE);
@@ -166,9 +183,37 @@ async fn who_is_slow_is_waited_for() {
     for (info, _) in &mut packages {
         info.signatures = (0..160).map(|number| format!("signer-{number}:{}", "A".repeat(88))).collect();
     }
-    let fake = Fake::start(Plan { packages, piece: LEAST / 33, pause });
+    let fake = Fake::start(Plan { packages, piece: LEAST / 33, pause, ..Plan::default() });
     let began = Instant::now();
     let answers = fake.connect().await.statements(fake.paths()).await;
     assert!(answers.len() == 40 && answers.iter().all(|(_, answer)| matches!(answer, Ok(Some(_)))));
     assert!(began.elapsed() > PATIENCE, "{:?}", began.elapsed());
+}
+
+/// A connection that ends before a NAR does is no damage by itself: the network may have ended it.
+#[tokio::test]
+async fn a_nar_that_breaks_off_is_asked_for_once_more() {
+    const SIZE: usize = 500_000;
+    let damaged = Some(ErrorKind::UnexpectedEof);
+    // Whatever is not this kind of error is no damage.
+    let unknown = Some(ErrorKind::Other);
+    let cases: [(&str, &[usize], usize, Option<ErrorKind>); 9] = [
+        ("it does not break off", &[], 9, None),
+        ("it breaks off once", &[300_000], 9, None),
+        ("it breaks off once, before anything came", &[0], 9, None),
+        ("it breaks off once, near its end", &[SIZE], 9, None),
+        ("it ends in the same place again", &[300_000, 300_000], 9, damaged),
+        ("nothing comes of it, again", &[0, 0], 9, damaged),
+        ("it breaks off earlier", &[300_000, 200_000], 9, unknown),
+        ("it breaks off later", &[300_000, 400_000], 9, unknown),
+        ("there is nobody to ask again", &[300_000], 1, unknown),
+    ];
+    for (shows, cuts, connections, error) in cases {
+        let nar = package(1, SIZE);
+        let cuts = Mutex::new(cuts.iter().copied().collect());
+        let fake = Fake::start(Plan { packages: vec![nar.clone()], cuts, connections, ..Plan::default() });
+        let read = fake.read_nar(&fake.connect().await).await;
+        assert_eq!(read.as_ref().err().map(io::Error::kind), error, "{shows}: {:?}", read.as_ref().err());
+        assert!(read.is_err() || read.is_ok_and(|bytes| bytes == nar.1), "{shows}");
+    }
 }
