@@ -11,14 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use verifier::{NarEnd, PathInfo, StorePath};
 
-use super::{Connections, PATIENCE, Wait};
-use crate::client::{Client, ClientError};
+use super::connections::{Connection, Connections, PATIENCE, Wait};
+use crate::client::ClientError;
 use crate::rate::{Rate, TooSlow};
 use crate::store::StoreError;
 
 pub(super) struct Passage {
     connections: Arc<Connections>,
-    client: Client,
+    connection: Connection,
     path: StorePath,
     /// How many bytes it has, as was stated.
     size: u64,
@@ -34,15 +34,16 @@ pub(super) struct Passage {
 impl Passage {
     /// Asks for the NAR of a path.
     pub(super) async fn begin(connections: Arc<Connections>, info: &PathInfo) -> Result<Self, StoreError> {
-        let mut client = connections.take().await?;
-        if let Err(error) = Wait::for_answer_of(&client).in_time(&connections, client.nar(&info.path)).await {
+        let mut connection = connections.take().await?;
+        let wait = Wait::for_answer_of(&connection.client);
+        if let Err(error) = wait.in_time(&connections, connection.client.nar(&info.path)).await {
             if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {
-                connections.give_back(client);
+                connections.give_back(connection);
             }
             return Err(error);
         }
         let (path, size, rate) = (info.path.clone(), info.nar_size, Rate::default());
-        Ok(Self { connections, client, path, size, passed: 0, came: 0, ended: None, rate })
+        Ok(Self { connections, connection, path, size, passed: 0, came: 0, ended: None, rate })
     }
 
     /// Hands it on, or as many bytes as were stated of one that is larger: where it is smaller than that, nothing comes any more. The
@@ -61,7 +62,7 @@ impl Passage {
         }
         drop(blocks);
         if whole.await.is_ok() {
-            self.connections.give_back(self.client);
+            self.connections.give_back(self.connection);
         }
     }
 
@@ -70,7 +71,7 @@ impl Passage {
         loop {
             // Whatever it waits for but its reader counts.
             let waits = Instant::now();
-            let mut block = match timeout(PATIENCE, self.client.nar_block(self.size - self.came)).await {
+            let mut block = match timeout(PATIENCE, self.connection.client.nar_block(self.size - self.came)).await {
                 Ok(Ok(block)) if !block.is_empty() => block,
                 Ok(broken) => {
                     self.ask_again(broken.err()).await?;
@@ -117,9 +118,9 @@ impl Passage {
             }
             error => io::Error::other(format!("{why}, and cannot be asked again: {error}")),
         };
-        self.client = self.connections.open().await.map_err(in_vain)?;
-        let wait = Wait::for_answer_of(&self.client);
-        wait.in_time(&self.connections, self.client.nar(&self.path)).await.map_err(in_vain)?;
+        self.connections.replace(&mut self.connection).await.map_err(in_vain)?;
+        let client = &mut self.connection.client;
+        Wait::for_answer_of(client).in_time(&self.connections, client.nar(&self.path)).await.map_err(in_vain)?;
         self.came = 0;
         Ok(())
     }

@@ -2,16 +2,21 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
+use std::sync::Mutex;
+use std::time::Duration;
 
 use nix_archive::nar::{Node, encode_tree};
+use policy::Policy;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
-use verifier::{PathInfo, digest_nar};
+use tokio::time::{Instant, sleep, timeout};
+use verifier::{KeyName, PathInfo, SecretKey, Timestamp, digest_nar};
 
+use super::connections::PATIENCE;
 use super::*;
+use crate::audit::{self, Contents, Measure, Scope, audit};
 use crate::protocol::{Operation, Request, Trust, greet_client, write_unkeyed_path_info};
 use crate::rate::{LEAST, PERIOD};
 use crate::wire::{Message, Reader, SocketSource, WireError, Writer};
@@ -27,12 +32,21 @@ struct Plan {
     cuts: Mutex<VecDeque<usize>>,
     /// So many connections are taken, and no more.
     connections: usize,
+    /// How many there are, and the most that there were at once.
+    open: Mutex<(usize, usize)>,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         let (piece, pause) = (1 << 20, Duration::ZERO);
-        Self { packages: Vec::new(), piece, pause, cuts: Mutex::default(), connections: usize::MAX }
+        Self {
+            packages: Vec::new(),
+            piece,
+            pause,
+            cuts: Mutex::default(),
+            connections: usize::MAX,
+            open: Mutex::default(),
+        }
     }
 }
 
@@ -59,8 +73,12 @@ impl Fake {
     }
 
     async fn connect(&self) -> Daemon {
+        self.connect_with(None).await
+    }
+
+    async fn connect_with(&self, most: Option<usize>) -> Daemon {
         let socket = Remote::Socket(self.folder.path().join("socket"));
-        Daemon::connect(socket, &StoreDir::default()).await.expect("it listens")
+        Daemon::connect_with(socket, None, most, &StoreDir::default()).await.expect("it listens")
     }
 
     fn paths(&self) -> Vec<StorePath> {
@@ -84,6 +102,16 @@ impl Fake {
 
 impl Plan {
     async fn serve(&self, stream: UnixStream) -> Result<(), WireError> {
+        {
+            let mut open = self.open.lock().expect("nobody panics here");
+            *open = (open.0 + 1, open.1.max(open.0 + 1));
+        }
+        let served = self.answer(stream).await;
+        self.open.lock().expect("nobody panics here").0 -= 1;
+        served
+    }
+
+    async fn answer(&self, stream: UnixStream) -> Result<(), WireError> {
         let (input, output) = stream.into_split();
         let (mut reader, mut writer) = (Reader::new(SocketSource::new(input)), Writer::new(output));
         let greeting = greet_client(&mut reader, &mut writer, "test", Trust::Trusted).await.expect("a client");
@@ -215,5 +243,36 @@ async fn a_nar_that_breaks_off_is_asked_for_once_more() {
         let read = fake.read_nar(&fake.connect().await).await;
         assert_eq!(read.as_ref().err().map(io::Error::kind), error, "{shows}: {:?}", read.as_ref().err());
         assert!(read.is_err() || read.is_ok_and(|bytes| bytes == nar.1), "{shows}");
+    }
+}
+
+/// Contents and questions wait for each other's connections, and never for ever.
+#[tokio::test]
+async fn there_are_no_more_connections_than_may_be() {
+    const POLICY: &str = "version = 1\n[default]\nrequire = { at-least = 1, of = \"all\" }\n[groups]\nall = [\"a\"]\n";
+    let key = SecretKey::from_seed(KeyName::new("a-1").expect("a key's name"), &[1; 32]);
+    let policy = format!("{POLICY}[signers.a]\nkeys = [{{ key = \"{}\" }}]\n", key.public());
+    let policy = Arc::new(Policy::parse(&policy, "test").expect("a policy"));
+    for (most, cuts) in [(1, 0), (2, 0), (3, 1)] {
+        // Each path refers to the one before, so that there is always something to ask while contents are read.
+        let mut packages: Vec<(PathInfo, Vec<u8>)> = Vec::new();
+        for number in 0..100 {
+            let (mut info, nar) = package(number, 300_000);
+            info.references.extend(packages.last().map(|(before, _)| before.path.clone()));
+            let fingerprint = info.fingerprint(&StoreDir::default()).expect("a size");
+            info.signatures.insert(key.sign(&fingerprint).to_string());
+            packages.push((info, nar));
+        }
+        let cuts = Mutex::new(vec![100_000; cuts].into());
+        let roots: BTreeSet<StorePath> = packages.iter().map(|(info, _)| info.path.clone()).step_by(10).collect();
+        let fake = Fake::start(Plan { packages, cuts, ..Plan::default() });
+        let daemon = Arc::new(fake.connect_with(Some(most)).await);
+        let (substituters, read_before, now) = (Vec::new(), None, Timestamp::from_unix(0));
+        let measure = Measure { policy: policy.clone(), substituters, contents: Contents::Read, read_before, now };
+        let auditing = audit(daemon, Scope::Closures(roots, audit::Outputs::LeaveOut), measure, Arc::default());
+        let found = timeout(Duration::from_secs(60), auditing).await.expect("it ends").expect("a daemon that answers");
+        assert_eq!((found.faults.bits(), found.report.totals.stands), (0, 91), "{most}: {:?}", found.report.causes);
+        let (_, peak) = *fake.plan.open.lock().expect("nobody panics here");
+        assert_eq!(peak, most);
     }
 }
