@@ -390,3 +390,25 @@ async fn a_listing_that_goes_round_is_an_error() {
         assert!(began.elapsed() < AT_ONCE);
     }
 }
+
+/// What stands in front of a provider has its own numbers for trouble that passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_of_any_number_passes() {
+    let empty = "<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let cases = [(500, 3), (502, 3), (503, 3), (504, 3), (507, 3), (520, 3), (526, 3), (599, 3), (501, 1), (505, 1)];
+    for (status, requests) in cases {
+        let mut asked = 0;
+        let server = Proxy::answering(move |_| {
+            asked += 1;
+            match asked {
+                ..=2 => Answer::new(status, "text/html", "<html>Web server returned an unknown error</html>"),
+                _ => Answer::new(200, "application/xml", empty),
+            }
+        });
+        let server = server.await;
+        let bucket = Bucket::connect(location(server.port, "bucket"), patience(), somebody()).await;
+        let listed = list(&bucket.expect("nobody is asked yet")).await;
+        assert_eq!(listed.is_ok(), requests > 1, "{status}: {listed:?}");
+        assert_eq!(server.requests("").len(), requests, "{status}");
+    }
+}
