@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -171,6 +173,11 @@ impl Client {
     #[must_use]
     pub fn store_dir(&self) -> &StoreDir {
         &self.store_dir
+    }
+
+    /// Returns where it is counted how many bytes the daemon has sent.
+    pub(crate) fn came(&self) -> Arc<AtomicU64> {
+        self.reader.came()
     }
 
     /// Returns the log lines that the daemon has sent since they were last asked for.

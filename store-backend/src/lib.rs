@@ -10,5 +10,6 @@ mod nonce;
 pub mod object;
 mod process;
 pub mod protocol;
+mod rate;
 pub mod store;
 pub mod wire;

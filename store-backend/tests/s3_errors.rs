@@ -352,3 +352,63 @@ fn a_storage_class_that_there_is_not_is_said_with_those_there_are() {
         assert!(error.contains(word), "{word:?} is not in {error:?}");
     }
 }
+
+/// A provider that sends one back to where one has been would never let a listing end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_goes_round_is_an_error() {
+    for tokens in [&["a"][..], &["a", "b", "c"]] {
+        let mut asked = 0;
+        let server = Proxy::answering(move |_| {
+            let token = tokens[asked % tokens.len()];
+            asked += 1;
+            Answer::new(
+                200,
+                "application/xml",
+                &format!(
+                    "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><Name>bucket</Name><Prefix></Prefix>\
+                     <IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>\
+                     <CommonPrefixes><Prefix>nar/</Prefix></CommonPrefixes></ListBucketResult>"
+                ),
+            )
+        });
+        let server = server.await;
+        let bucket = Bucket::connect(location(server.port, "bucket"), patience(), somebody()).await;
+        let bucket = bucket.expect("nobody is asked yet");
+        let began = Instant::now();
+        let mut pages = bucket.list("").await.expect("it begins");
+        let pages = loop {
+            match pages.next().await {
+                Ok(page) => assert!(page.is_some(), "it goes round"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        let folders = bucket.list_folders("").await.expect_err("it goes round").to_string();
+        for error in [pages, folders] {
+            assert!(error.contains("s3://bucket") && error.contains("again and again"), "{error}");
+        }
+        assert_eq!(server.requests("").len(), 2 * (tokens.len() + 1));
+        assert!(began.elapsed() < AT_ONCE);
+    }
+}
+
+/// What stands in front of a provider has its own numbers for trouble that passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_of_any_number_passes() {
+    let empty = "<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let cases = [(500, 3), (502, 3), (503, 3), (504, 3), (507, 3), (520, 3), (526, 3), (599, 3), (501, 1), (505, 1)];
+    for (status, requests) in cases {
+        let mut asked = 0;
+        let server = Proxy::answering(move |_| {
+            asked += 1;
+            match asked {
+                ..=2 => Answer::new(status, "text/html", "<html>Web server returned an unknown error</html>"),
+                _ => Answer::new(200, "application/xml", empty),
+            }
+        });
+        let server = server.await;
+        let bucket = Bucket::connect(location(server.port, "bucket"), patience(), somebody()).await;
+        let listed = list(&bucket.expect("nobody is asked yet")).await;
+        assert_eq!(listed.is_ok(), requests > 1, "{status}: {listed:?}");
+        assert_eq!(server.requests("").len(), requests, "{status}");
+    }
+}

@@ -8,6 +8,7 @@
 //! | durable | what the provider has acknowledged |
 
 mod connect;
+mod course;
 mod download;
 mod failure;
 mod location;
@@ -40,6 +41,7 @@ use super::{
 };
 use crate::decompress::decode_whole;
 use connect::Identity;
+use course::Course;
 use download::Download;
 use failure::{Failure, failed, is_absent, status};
 use lone::Lone;
@@ -68,6 +70,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Pages of a listing that wait to be looked at.
 const PAGES: usize = 2;
+
+/// Most bytes of memory that the folders of one folder may take: those of twenty million paths' evidence.
+const MOST_OF_FOLDERS: usize = 1 << 30;
 
 /// A bucket as an object store. Cheap to clone.
 #[derive(Clone)]
@@ -346,15 +351,11 @@ impl Bucket {
     }
 
     /// Lists what is directly in a folder, page by page: objects and folders.
-    async fn list_page(
-        &self,
-        prefix: &str,
-        from: Option<String>,
-    ) -> Result<(Vec<Entry>, Vec<String>, Option<String>), ObjectError> {
+    async fn list_page(&self, prefix: &str, course: &mut Course) -> Result<(Vec<Entry>, Vec<String>), ObjectError> {
         let place = self.place(prefix);
         let tries = Tries::of("list", &place);
         let request = self.client().list_objects_v2().bucket(self.name()).prefix(prefix).delimiter("/");
-        let request = request.set_continuation_token(from).customize().interceptor(tries.clone());
+        let request = request.set_continuation_token(course.from()).customize().interceptor(tries.clone());
         let answer = request.send().await.map_err(|error| failed("list", &place, &tries, &error))?;
         let mut entries = Vec::new();
         for found in answer.contents() {
@@ -366,7 +367,8 @@ impl Bucket {
         let folders = folders.filter_map(|found| found.strip_prefix(prefix)?.strip_suffix('/'));
         let folders = folders.map(str::to_owned).collect();
         let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true));
-        Ok((entries, folders, next.map(str::to_owned)))
+        course.go_on(next).map_err(|why| endless(place, why))?;
+        Ok((entries, folders))
     }
 }
 
@@ -383,6 +385,10 @@ impl Bucket {
         }
         Ok(Some((Object { bytes: download.rest_before(deadline).await?, version }, encoding)))
     }
+}
+
+fn endless(place: String, why: String) -> ObjectError {
+    ObjectError::Io { action: "list", place, source: std::io::Error::other(why) }
 }
 
 fn failed_to_read(place: String, source: std::io::Error) -> ObjectError {
@@ -487,16 +493,13 @@ impl ObjectStore for Bucket {
         };
         let this = self.clone();
         tokio::spawn(async move {
-            let mut from = None;
+            let mut course = Course::default();
             loop {
-                let (page, next) = match this.list_page(&prefix, from).await {
-                    Ok((entries, _, next)) => (Ok(entries), next),
-                    Err(error) => (Err(error), None),
-                };
-                if pages.send(page).await.is_err() || next.is_none() {
+                let page = this.list_page(&prefix, &mut course).await.map(|(entries, _)| entries);
+                let is_last = page.is_err() || course.has_ended();
+                if pages.send(page).await.is_err() || is_last {
                     return;
                 }
-                from = next;
             }
         });
         Ok(Pages(receiver))
@@ -526,14 +529,17 @@ impl ObjectStore for Bucket {
         let Some(prefix) = Self::prefix(folder) else {
             return Ok(Vec::new());
         };
-        let (mut folders, mut from) = (Vec::new(), None);
+        let (mut folders, mut course, mut bytes) = (Vec::new(), Course::default(), 0);
         loop {
-            let (_, found, next) = self.list_page(prefix, from).await?;
+            let (_, found) = self.list_page(prefix, &mut course).await?;
+            bytes += found.iter().map(|name| size_of::<String>() + name.len()).sum::<usize>();
             folders.extend(found);
-            if next.is_none() {
+            if bytes > MOST_OF_FOLDERS {
+                return Err(endless(self.place(prefix), "the provider lists folders without end".into()));
+            }
+            if course.has_ended() {
                 return Ok(folders);
             }
-            from = next;
         }
     }
 }

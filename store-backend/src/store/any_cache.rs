@@ -9,7 +9,7 @@ use verifier::{FingerprintDigest, OutputId, PathInfo, StoreDir, StorePath};
 
 use super::binary_cache::{BinaryCache, EVIDENCE, NOTES, StoreError, hash_part_of, narinfo_key, out_path};
 use super::derivation::outputs;
-use super::reading::{History, Listed, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
+use super::reading::{History, Listed, MAX_PATHS, Nar, Outputs, Pace, StatedSignature, Statement, Statements, Store};
 use super::record::Record;
 use crate::object::{Key, ObjectError};
 
@@ -18,6 +18,9 @@ const OWN: &str = "quorum/";
 
 /// Paths that are looked up at once.
 const AT_ONCE: usize = 32;
+
+/// Most narinfos of one store that are looked at, and most notes of what is held.
+const MOST_LISTED: usize = if cfg!(test) { 1_000 } else { MAX_PATHS };
 
 impl BinaryCache {
     /// Says whether there is evidence of any path: stock Nix's caches have none, and need not be asked for that of each. Where that
@@ -80,7 +83,12 @@ impl BinaryCache {
     async fn list_held(&self) -> Result<HashMap<String, Vec<FingerprintDigest>>, ObjectError> {
         let mut held: HashMap<String, Vec<FingerprintDigest>> = HashMap::new();
         let mut pages = self.objects().list(NOTES).await?;
-        while let Some(page) = pages.next().await? {
+        let mut left = MOST_LISTED;
+        while left > 0
+            && let Some(mut page) = pages.next().await?
+        {
+            page.truncate(left);
+            left -= page.len();
             for entry in page {
                 let Some((hash_part, digest)) = entry.name.split_once('-') else {
                     continue;
@@ -124,9 +132,16 @@ impl Store for BinaryCache {
     async fn all_paths(&self) -> Result<Listed, StoreError> {
         let mut listed = Listed::default();
         let mut pages = self.objects().list("").await?;
+        let mut left = MOST_LISTED;
         while let Some(page) = pages.next().await? {
-            let named = page.iter().filter_map(|entry| entry.name.strip_suffix(".narinfo"));
-            let reads: Vec<_> = named.map(|hash_part| self.narinfo(hash_part)).collect();
+            let mut named: Vec<&str> = page.iter().filter_map(|entry| entry.name.strip_suffix(".narinfo")).collect();
+            let goes_on = named.len() > left;
+            if goes_on {
+                listed.add_unreadable(format!("there are more than {MOST_LISTED} narinfos, and the rest was left out"));
+                named.truncate(left);
+            }
+            left -= named.len();
+            let reads: Vec<_> = named.into_iter().map(|hash_part| self.narinfo(hash_part)).collect();
             let mut reads = stream::iter(reads).buffer_unordered(AT_ONCE);
             while let Some(read) = reads.next().await {
                 match read {
@@ -137,6 +152,9 @@ impl Store for BinaryCache {
                     Ok(None) => {}
                     Err(error) => listed.add_unreadable(error.to_string()),
                 }
+            }
+            if goes_on {
+                break;
             }
         }
         listed.unreadable.sort();
@@ -164,5 +182,30 @@ impl Store for BinaryCache {
             Some((_, compressed)) => Ok(Some(Nar::compressed(compressed, &statement.info, file)?)),
             None => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::object::Directory;
+
+    #[tokio::test]
+    async fn no_more_is_listed_than_there_can_be() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("room for a file");
+        write("nix-cache-info", "StoreDir: /nix/store\n");
+        (0..MOST_LISTED).for_each(|number| write(&format!("{number:032}.narinfo"), "nonsense"));
+        let count = async || {
+            let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
+            let listed = BinaryCache::open_existing(directory, None).await.expect("a cache").all_paths().await;
+            let listed = listed.expect("it can be listed");
+            listed.unreadable.len() + listed.more_unreadable
+        };
+        assert_eq!(count().await, MOST_LISTED);
+        (0..700).for_each(|number| write(&format!("1{number:031}.narinfo"), "nonsense"));
+        assert_eq!(count().await, MOST_LISTED + 1, "so many were looked at, and there are more");
     }
 }

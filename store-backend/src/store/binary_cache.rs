@@ -118,7 +118,7 @@ pub enum StoreError {
     #[error(transparent)]
     Daemon(#[from] ClientError),
     /// A daemon did not answer in time.
-    #[error("{place} has sent nothing for {seconds} seconds")]
+    #[error("{place} has sent nothing, or next to nothing, for {seconds} seconds")]
     Stalled {
         /// The daemon's socket.
         place: String,

@@ -1,69 +1,67 @@
 //! A daemon as a store to read: a gate or nix-daemon, at a socket or behind `ssh`.
 
+mod connections;
+mod passage;
+
 use std::collections::BTreeSet;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
-use verifier::{NarEnd, OutputId, StoreDir, StorePath};
+use verifier::{OutputId, StoreDir, StorePath};
 
 use super::StoreError;
 use super::derivation::fixed_outputs;
 use super::reading::{Listed, Nar, Outputs, Pace, ReadNar, Statement, Statements, Store};
 use super::remote::Remote;
 use crate::client::{Client, ClientError, MOST_ASKED};
-
-/// How long a daemon may take to answer, or to send the next bytes of a NAR. It may have to look for them first.
-const PATIENCE: Duration = Duration::from_secs(300);
+use connections::{Connections, Wait};
+use passage::Passage;
 
 /// Blocks of a NAR that may wait for whoever hashes it; a block has at most 128 KiB.
 const WAITING: usize = 8;
 
 /// A daemon. Each question has a connection of its own for as long as it takes; then the next one may have it.
-pub struct Daemon(Arc<Connections>);
-
-struct Connections {
-    remote: Remote,
+pub struct Daemon {
+    connections: Arc<Connections>,
     /// Where the daemon's files are on this machine, if they are here.
     files: Option<PathBuf>,
-    store_dir: StoreDir,
-    idle: Mutex<Vec<Client>>,
 }
 
 impl Daemon {
-    /// Connects to a daemon. The protocol does not say which store directory it serves.
+    /// Connects to a daemon, with as many connections as suit the place. The protocol does not say which store directory it serves.
     ///
     /// # Errors
     /// When nobody answers there, or what answers is no Nix daemon.
     pub async fn connect(remote: Remote, store_dir: &StoreDir) -> Result<Self, StoreError> {
-        Self::connect_with(remote, None, store_dir).await
+        Self::connect_with(remote, None, None, store_dir).await
     }
 
-    /// Connects to a daemon whose files are in a directory on this machine: there is no need to have them sent.
+    /// Connects to a daemon, with no more connections at once than are given, but at least one. Where its files are in a directory on
+    /// this machine, there is no need to have them sent.
     ///
     /// # Errors
     /// As [`Self::connect`].
     pub async fn connect_with(
         remote: Remote,
         files: Option<PathBuf>,
+        most: Option<usize>,
         store_dir: &StoreDir,
     ) -> Result<Self, StoreError> {
-        let connections = Connections { remote, files, store_dir: store_dir.clone(), idle: Mutex::default() };
-        connections.give_back(connections.open().await?);
-        Ok(Self(Arc::new(connections)))
+        let connections = Arc::new(Connections::open(remote, most, store_dir).await?);
+        Ok(Self { connections, files })
     }
 
     /// Asks a question. The connection is kept for the next one only where its answer came whole.
     async fn ask<T>(&self, question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> Result<T, StoreError> {
-        let mut client = self.0.take().await?;
-        let answer = self.0.in_time(question(&mut client)).await;
+        let mut connection = self.connections.take().await?;
+        let wait = Wait::for_answer_of(&connection.client);
+        let answer = wait.in_time(&self.connections, question(&mut connection.client)).await;
         if matches!(answer, Ok(_) | Err(StoreError::Daemon(ClientError::Remote(_)))) {
-            self.0.give_back(client);
+            self.connections.give_back(connection);
         }
         answer
     }
@@ -76,9 +74,10 @@ impl Daemon {
         paths: &[StorePath],
         answers: &mut Statements,
     ) -> Result<(), StoreError> {
-        self.0.in_time(client.ask_path_infos(paths)).await?;
+        let wait = Wait::for_answer_of(client);
+        wait.in_time(&self.connections, client.ask_path_infos(paths)).await?;
         for path in paths {
-            match self.0.in_time(client.next_path_info(path)).await {
+            match wait.in_time(&self.connections, client.next_path_info(path)).await {
                 Ok(info) => answers.push((path.clone(), Ok(info.map(Statement::of)))),
                 Err(error @ StoreError::Daemon(ClientError::Remote(_) | ClientError::Nonsense(_))) => {
                     answers.push((path.clone(), Err(error)));
@@ -90,100 +89,25 @@ impl Daemon {
     }
 }
 
-impl Connections {
-    async fn take(&self) -> Result<Client, StoreError> {
-        let idle = self.idle().pop();
-        match idle {
-            Some(client) => Ok(client),
-            None => self.open().await,
-        }
-    }
-
-    fn give_back(&self, client: Client) {
-        self.idle().push(client);
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Client>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn open(&self) -> Result<Client, StoreError> {
-        self.in_time(self.remote.connect(&self.store_dir)).await
-    }
-
-    async fn in_time<T>(&self, answer: impl Future<Output = Result<T, ClientError>>) -> Result<T, StoreError> {
-        match timeout(PATIENCE, answer).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(self.stalled()),
-        }
-    }
-
-    fn stalled(&self) -> StoreError {
-        StoreError::Stalled { place: self.remote.to_string(), seconds: PATIENCE.as_secs() }
-    }
-
-    /// Hands on a NAR, or so many bytes of one that is larger: where it is smaller than was stated, nothing comes any more. The
-    /// connection is of further use if whoever reads it finds that it is what was stated.
-    async fn pass(
-        self: Arc<Self>,
-        mut client: Client,
-        size: u64,
-        blocks: mpsc::Sender<io::Result<Bytes>>,
-        whole: oneshot::Receiver<()>,
-    ) {
-        let (mut left, mut end) = (size, NarEnd::default());
-        while left > 0 && !end.is_reached() {
-            let came = tokio::select! {
-                came = timeout(PATIENCE, client.nar_block(left)) => came,
-                () = blocks.closed() => return,
-            };
-            let block = match came {
-                Ok(Ok(block)) if block.is_empty() => {
-                    let why = format!("the daemon ended the connection after {} of {size} bytes", size - left);
-                    Err(io::Error::new(ErrorKind::UnexpectedEof, why))
-                }
-                Ok(Ok(block)) => {
-                    left -= block.len() as u64;
-                    end.pass(&block);
-                    Ok(block)
-                }
-                Ok(Err(error)) => Err(io::Error::other(error)),
-                Err(_) => Err(io::Error::other(self.stalled())),
-            };
-            let failed = block.is_err();
-            if blocks.send(block).await.is_err() || failed {
-                return;
-            }
-        }
-        drop(blocks);
-        if whole.await.is_ok() {
-            self.give_back(client);
-        }
-    }
-}
-
 #[async_trait]
 impl Store for Daemon {
     fn store_dir(&self) -> &StoreDir {
-        &self.0.store_dir
+        self.connections.store_dir()
     }
 
     fn pace(&self) -> Pace {
         // To start another connection over a network takes longer than to ask one more question.
-        Pace { at_once: if self.0.remote.is_near() { 2 } else { 1 }, paths: MOST_ASKED }
+        Pace { at_once: if self.connections.remote.is_near() { 2 } else { 1 }, paths: MOST_ASKED }
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {
         let mut answers = Statements::with_capacity(paths.len());
         while answers.len() < paths.len() {
-            let done = match self.0.take().await {
-                Ok(mut client) => match self.ask_about(&mut client, &paths[answers.len()..], &mut answers).await {
-                    Ok(()) => {
-                        self.0.give_back(client);
-                        Ok(())
-                    }
-                    Err(error) => Err(error),
-                },
+            let done = match self.connections.take().await {
+                Ok(mut connection) => {
+                    let asked = self.ask_about(&mut connection.client, &paths[answers.len()..], &mut answers).await;
+                    asked.map(|()| self.connections.give_back(connection))
+                }
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
@@ -227,20 +151,13 @@ impl Store for Daemon {
     }
 
     async fn open_nar(&self, statement: &Statement) -> Result<Option<Nar>, StoreError> {
-        let connections = &self.0;
-        if let Some(files) = &connections.files {
+        if let Some(files) = &self.files {
             return Ok(super::local::files_of(files, &statement.info.path));
         }
-        let mut client = connections.take().await?;
-        if let Err(error) = connections.in_time(client.nar(&statement.info.path)).await {
-            if matches!(error, StoreError::Daemon(ClientError::Remote(_))) {
-                connections.give_back(client);
-            }
-            return Err(error);
-        }
+        let passage = Passage::begin(self.connections.clone(), &statement.info).await?;
         let (blocks, receiver) = mpsc::channel(WAITING);
         let (whole, was_whole) = oneshot::channel();
-        tokio::spawn(connections.clone().pass(client, statement.info.nar_size, blocks, was_whole));
+        tokio::spawn(passage.pass(blocks, was_whole));
         Ok(Some(Nar::Bytes(Box::new(Blocks { blocks: receiver, pending: Bytes::new(), whole: Some(whole) }))))
     }
 }
@@ -274,3 +191,6 @@ impl ReadNar for Blocks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,8 +61,8 @@ pub struct StoreUri {
 enum Kind {
     Cache(Place),
     Web(Web),
-    /// And where its files are on this machine, if they are here.
-    Daemon(Remote, Option<Local>),
+    /// And where its files are on this machine, if they are here; and how many connections there may be, where that is said.
+    Daemon(Remote, Option<Local>, Option<usize>),
     Local(Local),
 }
 
@@ -141,8 +141,8 @@ impl StoreUri {
         match &self.kind {
             Kind::Cache(place) => place.identity(),
             Kind::Web(web) => web.to_string(),
-            Kind::Daemon(remote, None) => remote.to_string(),
-            Kind::Daemon(remote, Some(files)) => format!("{remote}, {}", files.identity()),
+            Kind::Daemon(remote, None, _) => remote.to_string(),
+            Kind::Daemon(remote, Some(files), _) => format!("{remote}, {}", files.identity()),
             Kind::Local(local) => local.identity(),
         }
     }
@@ -171,9 +171,9 @@ impl StoreUri {
         Ok(match &self.kind {
             Kind::Cache(place) => Arc::new(BinaryCache::open_existing(place.open_existing().await?, expected).await?),
             Kind::Web(web) => Arc::new(WebCache::open(web, expected).await?),
-            Kind::Daemon(remote, files) => {
+            Kind::Daemon(remote, files, most) => {
                 let files = files.as_ref().map(|files| files.contents(&store_dir));
-                Arc::new(Daemon::connect_with(remote.clone(), files, &store_dir).await?)
+                Arc::new(Daemon::connect_with(remote.clone(), files, *most, &store_dir).await?)
             }
             Kind::Local(local) => Arc::new(LocalStore::open(local, &store_dir).await?),
         })
@@ -207,6 +207,14 @@ impl<'a> Parameters<'a> {
     fn store_dir(&mut self) -> Result<Option<StoreDir>, StoreUriError> {
         let store = self.take("store");
         store.map(|text| StoreDir::new(text).map_err(|error| self.wrong(&format!("store: {error}")))).transpose()
+    }
+
+    /// Takes how many connections there may be at once. There is always one, as in Nix.
+    fn max_connections(&mut self) -> Result<Option<usize>, StoreUriError> {
+        let stated = self.take("max-connections");
+        let stated =
+            stated.map(|text| text.parse::<i32>().map_err(|error| self.wrong(&format!("max-connections: {error}"))));
+        Ok(stated.transpose()?.map(|most| usize::try_from(most).unwrap_or(1).max(1)))
     }
 
     fn wrong(&self, why: &str) -> StoreUriError {
@@ -247,11 +255,12 @@ fn automatic(query: &str) -> String {
 fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
     let store_dir = parameters.store_dir()?;
     let (root, real) = (parameters.take("root").map(PathBuf::from), parameters.take("real").map(PathBuf::from));
-    parameters.nothing_else(&["state", "log", "max-connections", "max-connection-age", "trusted", "read-only"])?;
+    let most = parameters.max_connections()?;
+    parameters.nothing_else(&["state", "log", "max-connection-age", "trusted", "read-only"])?;
     // The machine's own daemon serves the machine's own files. Of another one they are where the URI says, or nowhere near.
     let files = (path.is_empty() || root.is_some() || real.is_some()).then_some(Local { root, state: None, real });
     let socket = if path.is_empty() { directories::socket() } else { path.into() };
-    Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket), files), store_dir })
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Socket(socket), files, most), store_dir })
 }
 
 fn local(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUriError> {
@@ -279,8 +288,9 @@ fn ssh(mut parameters: Parameters<'_>, authority: &str) -> Result<StoreUri, Stor
     if let Some(why) = ssh.mistake() {
         return Err(parameters.wrong(&why));
     }
-    parameters.nothing_else(&["max-connections", "max-connection-age", "trusted", "root", "state", "log", "real"])?;
-    Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh), None), store_dir })
+    let most = parameters.max_connections()?;
+    parameters.nothing_else(&["max-connection-age", "trusted", "root", "state", "log", "real"])?;
+    Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh), None, most), store_dir })
 }
 
 #[cfg(test)]
@@ -306,11 +316,17 @@ mod tests {
 
     #[test]
     fn names_the_stores_that_nix_names() {
-        let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()), None);
-        assert_eq!(kind("unix:///run/a%20b?max-connections=3"), socket("/run/a b"));
+        let socket = |path: &str| Kind::Daemon(Remote::Socket(path.into()), None, None);
+        assert_eq!(kind("unix:///run/a%20b?max-connection-age=3"), socket("/run/a b"));
+        for (said, most) in [("3", 3), ("0", 1), ("-1", 1)] {
+            for uri in ["unix://socket", "ssh-ng://host"] {
+                let daemon = kind(&format!("{uri}?max-connections={said}"));
+                assert!(matches!(daemon, Kind::Daemon(_, None, Some(found)) if found == most), "{said}");
+            }
+        }
         let files = Local { root: Some("/x".into()), ..Local::default() };
-        assert_eq!(kind("unix://s?root=/x"), Kind::Daemon(Remote::Socket("s".into()), Some(files)));
-        assert!(matches!(kind("daemon"), Kind::Daemon(_, Some(_))));
+        assert_eq!(kind("unix://s?root=/x"), Kind::Daemon(Remote::Socket("s".into()), Some(files), None));
+        assert!(matches!(kind("daemon"), Kind::Daemon(_, Some(_), None)));
         assert_eq!(kind("unix://socket"), socket("socket"));
         let root = |path: &str| Kind::Local(Local { root: Some(path.into()), state: None, real: None });
         assert_eq!(kind("/mnt/root"), root("/mnt/root"));
@@ -321,7 +337,8 @@ mod tests {
         assert_eq!(kind("file:///a?compression=xz"), kind("file:///a"));
         assert!(matches!(kind("https://cache.example.org"), Kind::Web(_)));
         assert!(matches!(kind("s3://cache?region=eu-west-1"), Kind::Cache(_)));
-        let Kind::Daemon(Remote::Ssh(ssh), None) = kind("ssh-ng://ann@host:22?remote-program=a%20b&compress=true")
+        let Kind::Daemon(Remote::Ssh(ssh), None, None) =
+            kind("ssh-ng://ann@host:22?remote-program=a%20b&compress=true")
         else {
             panic!("it is reached by ssh");
         };
@@ -336,6 +353,7 @@ mod tests {
             ("ssh-ng://-oProxyCommand=x", "host"),
             ("ssh-ng://", "host"),
             ("ssh-ng://a@-b", "host"),
+            ("ssh-ng://host?max-connections=many", "max-connections: invalid digit"),
             ("unix:///s?nonsense=1", "unknown parameter \"nonsense\""),
             ("local?root", "NAME=VALUE"),
             ("file:///a?region=x", "unknown parameter"),

@@ -21,6 +21,7 @@ use super::StoreError;
 use super::directories::{configuration, variable};
 use super::netrc::{Login, Netrc};
 use crate::decompress::{decode, decode_whole};
+use crate::rate::{Rate, TooSlow};
 
 /// How long one waits for a connection.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -33,11 +34,6 @@ const WHOLE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 
 /// How long something is tried, however often.
 const TOTAL: Duration = Duration::from_secs(180);
-
-/// Of a large object so many bytes have to come in each period in which one waits for it: at least 1 KiB in a second, or more
-/// after what may be tried for so long.
-const LEAST: usize = 180 << 10;
-const PERIOD: Duration = if cfg!(test) { Duration::from_secs(5) } else { TOTAL };
 
 /// How often something is tried without a byte in between.
 const TRIES: u32 = 6;
@@ -418,30 +414,8 @@ fn is_rest(answer: &Response, from: u64, tag: Option<&HeaderValue>) -> bool {
     is_part && header(ETAG) == tag && encoding(answer).is_empty()
 }
 
-/// How fast a body comes. Only the time counts in which its reader waits for it.
-#[derive(Default)]
-struct Rate {
-    bytes: usize,
-    waited: Duration,
-}
-
-impl Rate {
-    /// Notes bytes that were waited for, and says whether what comes is enough to go on.
-    fn comes(&mut self, bytes: usize, waited: Duration) -> bool {
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.waited += waited;
-        if self.waited < PERIOD {
-            return true;
-        }
-        let enough = self.bytes >= LEAST;
-        *self = Self::default();
-        enough
-    }
-}
-
 fn too_slow(url: &Url) -> io::Error {
-    let why = format!("cannot read {}: less than {LEAST} bytes came in {} s", shown(url), PERIOD.as_secs());
-    io::Error::new(ErrorKind::TimedOut, why)
+    io::Error::new(ErrorKind::TimedOut, format!("cannot read {}: {TooSlow}", shown(url)))
 }
 
 /// Reads a body of at most `limit` bytes.

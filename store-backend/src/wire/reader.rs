@@ -1,5 +1,7 @@
 //! Reading words, strings and lists from a stream of chunks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -54,12 +56,13 @@ pub struct SocketSource<R> {
     inner: R,
     buffer: BytesMut,
     patience: Option<Duration>,
+    came: Arc<AtomicU64>,
 }
 
 impl<R: AsyncRead + Unpin + Send> SocketSource<R> {
     /// Wraps a stream.
     pub fn new(inner: R) -> Self {
-        Self { inner, buffer: BytesMut::new(), patience: None }
+        Self { inner, buffer: BytesMut::new(), patience: None, came: Arc::default() }
     }
 }
 
@@ -75,6 +78,7 @@ impl<R: AsyncRead + Unpin + Send> ByteSource for SocketSource<R> {
                 tokio::time::timeout(patience, read).await.map_err(|_| WireError::Stalled(patience))??
             }
         };
+        self.came.fetch_add(self.buffer.len() as u64, Ordering::Relaxed);
         Ok(self.buffer.split().freeze())
     }
 }
@@ -92,6 +96,11 @@ impl<R: AsyncRead + Unpin + Send> Reader<SocketSource<R>> {
     /// Sets how long the peer may send nothing; none means for ever, as between two requests.
     pub fn set_patience(&mut self, patience: Option<Duration>) {
         self.source.patience = patience;
+    }
+
+    /// Returns where it is counted how many bytes have come, for those who wait while somebody else reads.
+    pub fn came(&self) -> Arc<AtomicU64> {
+        self.source.came.clone()
     }
 }
 

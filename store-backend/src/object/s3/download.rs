@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -18,6 +20,7 @@ use super::failure::{failed, is_absent, status};
 use super::tries::{Tries, note_retry};
 use super::{Bucket, version};
 use crate::object::{Key, Metadata, ObjectError, ObjectStore as _};
+use crate::rate::{Rate, TooSlow};
 
 /// Bytes of a slice.
 const SLICE: u64 = 4 << 20;
@@ -184,6 +187,8 @@ impl Download {
             next,
             slices: VecDeque::new(),
             now: Bytes::new(),
+            rate: Rate::default(),
+            came: Arc::default(),
             runtime: Handle::current(),
         };
         slices.add(self, None);
@@ -254,6 +259,9 @@ struct Slices {
     slices: VecDeque<Slice>,
     /// What is being read.
     now: Bytes,
+    rate: Rate,
+    /// Bytes that have come, of any slice, since that was last looked at.
+    came: Arc<AtomicUsize>,
     runtime: Handle,
 }
 
@@ -290,10 +298,14 @@ impl Slices {
     fn add(&mut self, mut slice: Download, kept: Option<OwnedSemaphorePermit>) {
         let left = slice.left.end - slice.left.start;
         let (sender, pieces) = mpsc::channel(if kept.is_some() { ALL } else { WAITING });
+        let came = self.came.clone();
         let fetching = self.runtime.spawn(async move {
             loop {
                 let piece = match slice.next().await {
-                    Ok(Some(bytes)) => Ok(bytes),
+                    Ok(Some(bytes)) => {
+                        came.fetch_add(bytes.len(), Ordering::Relaxed);
+                        Ok(bytes)
+                    }
                     Ok(None) => return,
                     Err(ObjectError::Io { source, .. }) => Err(source),
                     Err(error) => Err(io::Error::other(error)),
@@ -318,12 +330,106 @@ impl Read for Slices {
                 self.ask_ahead();
                 continue;
             }
+            // The time in which nobody reads is none that the provider takes.
+            let waits = Instant::now();
             let piece = slice.pieces.blocking_recv();
             self.now = piece.unwrap_or_else(|| Err(io::Error::other("the download was given up")))?;
             slice.left -= self.now.len() as u64;
+            if !self.rate.comes(self.came.swap(0, Ordering::Relaxed), waits.elapsed()) {
+                return Err(io::Error::new(ErrorKind::TimedOut, format!("the provider is too slow: {TooSlow}")));
+            }
         }
         let count = buffer.len().min(self.now.len());
         buffer[..count].copy_from_slice(&self.now.split_to(count));
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::super::{Location, Patience};
+    use super::*;
+    use crate::rate::{LEAST, PERIOD};
+
+    /// Serves one object of zeros on loopback, as slowly as it is told: so many bytes, and a pause.
+    fn serve(size: u64, piece: usize, pause: Duration) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.expect("a client");
+                std::thread::spawn(move || answer(&stream, size, piece, pause));
+            }
+        });
+        port
+    }
+
+    fn answer(mut stream: &TcpStream, size: u64, piece: usize, pause: Duration) -> io::Result<()> {
+        let lines = BufReader::new(stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+        let ranges = lines.filter_map(|line| Some(line.to_lowercase().strip_prefix("range: bytes=")?.to_owned()));
+        let range = ranges.last().expect("slices are asked for");
+        let (start, end) = range.split_once('-').expect("a range");
+        let start: u64 = start.parse().expect("a number");
+        let end = end.parse::<u64>().expect("a number").min(size - 1);
+        let mut left = usize::try_from(end + 1 - start).expect("it is small");
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\nETag: \"v1\"\r\nContent-Length: {left}\r\n\
+             Content-Range: bytes {start}-{end}/{size}\r\nConnection: close\r\n\r\n"
+        )?;
+        while left > 0 {
+            let count = left.min(piece);
+            stream.write_all(&vec![0; count])?;
+            left -= count;
+            std::thread::sleep(pause);
+        }
+        Ok(())
+    }
+
+    async fn read(port: u16, each: Duration) -> io::Result<u64> {
+        let uri = format!("s3://bucket?endpoint=http://127.0.0.1:{port}&region=us-east-1");
+        let location = Location::parse(&uri).expect("a location");
+        let credentials = super::super::Credentials::new("a", "b", None, None, "test");
+        let bucket = Bucket::connect(location, Patience::default(), Some(credentials)).await.expect("nobody is asked");
+        let key = Key::new("nar").expect("a key");
+        let (_, mut reader) = bucket.open(&key, 0).await.expect("an answer").expect("it is there");
+        let reading = tokio::task::spawn_blocking(move || {
+            let (mut read, mut buffer) = (0, vec![0; 64 << 10]);
+            loop {
+                match reader.read(&mut buffer)? {
+                    0 => return Ok(read),
+                    count => read += count as u64,
+                }
+                std::thread::sleep(each);
+            }
+        });
+        reading.await.expect("nobody panics here")
+    }
+
+    #[tokio::test]
+    async fn a_provider_that_sends_a_byte_now_and_then_is_not_waited_for() {
+        let port = serve(1_000_000, 1, Duration::from_millis(100));
+        let (began, error) = (Instant::now(), read(port, Duration::ZERO).await.expect_err("it comes too slowly"));
+        assert!(error.to_string().contains("less than"), "{error}");
+        assert!(began.elapsed() < 3 * PERIOD);
+    }
+
+    #[tokio::test]
+    async fn a_slow_provider_is_waited_for() {
+        let size = 3 * LEAST as u64;
+        let began = Instant::now();
+        // A fifth more comes than has to.
+        assert_eq!(read(serve(size, LEAST / 40, PERIOD / 50), Duration::ZERO).await.expect("it comes"), size);
+        assert!(began.elapsed() > PERIOD);
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_no_slow_provider() {
+        // It takes the reader longer than a period to read what a provider sends at once.
+        let size = 20 * (64 << 10);
+        assert_eq!(read(serve(size, 1 << 20, Duration::ZERO), PERIOD / 15).await.expect("it came"), size);
     }
 }

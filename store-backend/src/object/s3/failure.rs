@@ -42,7 +42,15 @@ fn has_body(response: &HttpResponse) -> bool {
 
 /// Whether a request that was answered so, or not at all, may succeed the next time.
 pub(super) fn may_pass(status: Option<u16>) -> bool {
-    status.is_none_or(|status| matches!(status, 408 | 409 | 429 | 500 | 502..))
+    status.is_none_or(|status| matches!(status, 408 | 409 | 429) || is_trouble(status))
+}
+
+/// Whether a server says that it cannot answer now: not that it never will (501), nor that it cannot be spoken to so (505). What
+/// stands in front of a provider has numbers of its own for that.
+///
+/// Source: RFC 9110, section 15.6; Cloudflare, "5xx errors", 520 to 530.
+pub(super) fn is_trouble(status: u16) -> bool {
+    matches!(status, 500 | 502..=504 | 506..=599)
 }
 
 /// Whether an answer says to come again later.
@@ -158,4 +166,23 @@ pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
     line.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_passes_and_refusals_do_not() {
+        for status in [500, 502, 503, 504, 507, 520, 522, 526, 530, 599] {
+            assert!(is_trouble(status) && may_pass(Some(status)), "{status}");
+        }
+        for status in [200, 301, 400, 403, 404, 412, 416, 501, 505, 600] {
+            assert!(!is_trouble(status) && !may_pass(Some(status)), "{status}");
+        }
+        for status in [408, 409, 429] {
+            assert!(!is_trouble(status) && may_pass(Some(status)), "{status}");
+        }
+        assert!(may_pass(None));
+    }
 }

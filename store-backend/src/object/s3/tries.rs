@@ -13,7 +13,7 @@ use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 
-use super::failure::{chain, is_page};
+use super::failure::{chain, is_page, is_trouble};
 
 /// What the SDK says of an attempt that ended because the time for all of them had passed.
 const DEADLINE: &str = "operation timeout (all attempts";
@@ -161,8 +161,8 @@ impl Intercept for Tries {
 struct Repeated;
 
 /// Tells which answers ask for another attempt, beside those that the SDK knows: 409, where another request on the same object
-/// came in the way, and 429. What is no S3 is not asked again; who is refused is asked again once, since the SDK then signs by
-/// the provider's clock.
+/// came in the way, 429, and trouble above 504. What is no S3 is not asked again; who is refused is asked again once, since the SDK
+/// then signs by the provider's clock.
 #[derive(Debug)]
 pub(super) struct Answers;
 
@@ -172,6 +172,8 @@ impl ClassifyRetry for Answers {
         match response.status().as_u16() {
             409 => RetryAction::transient_error(),
             429 => RetryAction::throttling_error(),
+            // Of those up to 504 the SDK also knows how long to wait.
+            status @ 505.. if is_trouble(status) => RetryAction::transient_error(),
             403 if response.extension::<Repeated>().is_some() => RetryAction::RetryForbidden,
             _ if is_page(response) && !matches!(context.output_or_error(), Some(Ok(_))) => RetryAction::RetryForbidden,
             _ => RetryAction::NoActionIndicated,

@@ -126,14 +126,6 @@ async fn who_breaks_off_after_each_byte_is_not_asked_for_ever() {
     assert!(server.asked().len() < 500);
 }
 
-#[test]
-fn only_the_time_counts_in_which_a_reader_waits() {
-    let mut rate = Rate::default();
-    // A fast server, and a reader that takes hours.
-    assert!((0..1_000).all(|_| rate.comes(1, Duration::ZERO)));
-    assert!(rate.comes(LEAST, PERIOD) && !rate.comes(LEAST - 1, PERIOD) && rate.comes(LEAST, 2 * PERIOD));
-}
-
 #[tokio::test]
 async fn what_is_compressed_for_the_transport_is_decompressed() {
     let gzip = |text: &str| {
