@@ -22,6 +22,9 @@ const AT_ONCE: usize = 32;
 /// Most narinfos of one store that are looked at, and most notes of what is held.
 const MOST_LISTED: usize = if cfg!(test) { 1_000 } else { MAX_PATHS };
 
+/// Most contents of one path that are looked at beside the admitted ones: one is a conflict, and each is read.
+const MOST_RIVALS: usize = 16;
+
 impl BinaryCache {
     /// Says whether there is evidence of any path: stock Nix's caches have none, and need not be asked for that of each. Where that
     /// cannot be told, there may be.
@@ -93,8 +96,11 @@ impl BinaryCache {
                 let Some((hash_part, digest)) = entry.name.split_once('-') else {
                     continue;
                 };
-                if let Ok(digest) = digest.parse() {
-                    held.entry(hash_part.to_owned()).or_default().push(digest);
+                let of_path = held.entry(hash_part.to_owned()).or_default();
+                if let Ok(digest) = digest.parse()
+                    && of_path.len() < MOST_RIVALS
+                {
+                    of_path.push(digest);
                 }
             }
         }
