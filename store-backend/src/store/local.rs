@@ -39,14 +39,10 @@ impl Local {
         self.state.clone().unwrap_or(own).join("db/db.sqlite")
     }
 
-    /// Says which store this is, as far as this machine can tell: another disk at the same place is another one.
-    pub(super) fn identity(&self) -> String {
-        use std::os::unix::fs::MetadataExt as _;
-        let place = self.database();
-        let place = std::fs::canonicalize(&place).unwrap_or(place);
-        let which =
-            std::fs::metadata(&place).map(|file| format!(" ({}:{})", file.dev(), file.ino())).unwrap_or_default();
-        format!("{}{which}", place.display())
+    /// Says which store this is, as far as this machine can tell.
+    pub(super) fn identity(&self, store_dir: &StoreDir) -> String {
+        let (known, contents) = (directories::which(&self.database()), directories::which(&self.contents(store_dir)));
+        format!("{known} with the contents in {contents}")
     }
 
     /// Refuses a place below the root that is reached by a link: it would lead elsewhere where the root is `/`, and perhaps out of

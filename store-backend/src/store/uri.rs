@@ -135,16 +135,18 @@ impl StoreUri {
         }
     }
 
-    /// Returns what tells it apart from other stores, as far as that can be told from here.
+    /// Returns what tells it apart from other stores, as far as that can be told from here: two whose bytes may be different have
+    /// different ones. `store_dir` is the store directory that it was opened for.
     #[must_use]
-    pub fn identity(&self) -> String {
-        match &self.kind {
-            Kind::Cache(place) => place.identity(),
+    pub fn identity(&self, store_dir: &StoreDir) -> String {
+        let which = match &self.kind {
+            Kind::Cache(place) => place.which(),
             Kind::Web(web) => web.to_string(),
-            Kind::Daemon(remote, None) => remote.to_string(),
-            Kind::Daemon(remote, Some(files)) => format!("{remote}, {}", files.identity()),
-            Kind::Local(local) => local.identity(),
-        }
+            Kind::Daemon(remote, None) => remote.identity(),
+            Kind::Daemon(remote, Some(files)) => format!("{}, {}", remote.identity(), files.identity(store_dir)),
+            Kind::Local(local) => local.identity(store_dir),
+        };
+        format!("{which}, for {store_dir}")
     }
 
     /// Takes passwords for hosts from a file, as Nix from its `netrc-file`. Unless told otherwise, that is `/etc/nix/netrc`.
@@ -302,6 +304,61 @@ mod tests {
         let error = StoreUri::parse(&place).expect_err("it is both").to_string();
         assert!(error.contains("local?root="), "{error}");
         assert!(matches!(kind(&format!("local?root={place}")), Kind::Local(_)));
+    }
+
+    #[test]
+    fn stores_with_other_bytes_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let place = folder.path().display();
+        for name in ["a/nix/store", "a/nix/var/nix/db", "b/nix/store", "c"] {
+            std::fs::create_dir_all(folder.path().join(name)).expect("room for directories");
+        }
+        std::fs::write(folder.path().join("a/nix/var/nix/db/db.sqlite"), "").expect("room for a file");
+        std::os::unix::fs::symlink("a", folder.path().join("link")).expect("room for a link");
+        let of = |uri: &str, store_dir: &StoreDir| {
+            StoreUri::parse(uri).unwrap_or_else(|error| panic!("{error}")).identity(store_dir)
+        };
+        let identity = |uri: &str| of(uri, &StoreDir::default());
+        let (a, b) = (format!("local?root={place}/a"), format!("local?root={place}/b"));
+        let different = [
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?remote-store=/mnt/restored".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?remote-program=other".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?ssh-key=/other".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h:23".to_owned()),
+            (a.clone(), b.clone()),
+            (a.clone(), format!("{a}&real={place}/b/nix/store")),
+            (a.clone(), format!("{a}&state={place}/c")),
+            (format!("unix://{place}/s"), format!("unix://{place}/s?root={place}/a")),
+            (format!("unix://{place}/s?root={place}/a"), format!("unix://{place}/s?root={place}/b")),
+            (format!("unix://{place}/s?real={place}/a"), format!("unix://{place}/s?real={place}/b")),
+            ("s3://cache".to_owned(), "s3://cache?endpoint=https://e".to_owned()),
+            ("s3://cache?endpoint=https://e".to_owned(), "s3://cache?endpoint=https://e&region=r".to_owned()),
+            ("s3://cache?endpoint=https://e".to_owned(), "s3://cache?endpoint=https://e&profile=p".to_owned()),
+            ("https://a/b".to_owned(), "https://a/c".to_owned()),
+        ];
+        for (one, other) in different {
+            assert_ne!(identity(&one), identity(&other), "{one} and {other}");
+        }
+        let same = [
+            (format!("file://{place}/link"), format!("file://{place}/a/../a")),
+            (format!("local?root={place}/link"), a.clone()),
+            ("ssh-ng://h?compress=true".to_owned(), "ssh-ng://h".to_owned()),
+        ];
+        for (one, other) in same {
+            assert_eq!(identity(&one), identity(&other), "{one} and {other}");
+        }
+        let elsewhere = StoreDir::new("/gnu/store").expect("a store directory");
+        for uri in [&a, "https://a", "ssh-ng://h"] {
+            assert_ne!(identity(uri), of(uri, &elsewhere), "{uri}");
+        }
+        // Something else at the same place is another store.
+        for (uri, moved) in [(format!("file://{place}/c"), "c"), (b.clone(), "b/nix/store"), (b, "b")] {
+            let before = identity(&uri);
+            let moved = folder.path().join(moved);
+            std::fs::rename(&moved, moved.with_extension("old")).expect("it is there");
+            std::fs::create_dir_all(moved.join("nix/store")).expect("room for directories");
+            assert_ne!(before, identity(&uri), "{uri}");
+        }
     }
 
     #[test]
