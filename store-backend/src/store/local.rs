@@ -68,8 +68,15 @@ impl Local {
         Ok(())
     }
 
-    pub(super) fn contents(&self, store_dir: &StoreDir) -> PathBuf {
+    fn contents(&self, store_dir: &StoreDir) -> PathBuf {
         self.real.clone().unwrap_or_else(|| self.under_root(store_dir.as_str()))
+    }
+
+    /// Returns where the contents are, if no link leads out of the root there.
+    pub(super) fn contents_within(&self, store_dir: &StoreDir) -> Result<PathBuf, StoreError> {
+        let contents = self.contents(store_dir);
+        self.leads_nowhere_else(&contents)?;
+        Ok(contents)
     }
 }
 
@@ -86,10 +93,8 @@ impl LocalStore {
     /// # Errors
     /// When there is no database, or it cannot be read.
     pub async fn open(local: &Local, store_dir: &StoreDir) -> Result<Self, StoreError> {
-        let (place, contents) = (local.database(), local.contents(store_dir));
-        for place in [&contents, &place] {
-            local.leads_nowhere_else(place)?;
-        }
+        let (place, contents) = (local.database(), local.contents_within(store_dir)?);
+        local.leads_nowhere_else(&place)?;
         let database = spawn_blocking(move || Database::open(place)).await.map_err(ObjectError::from)??;
         Ok(Self { store_dir: store_dir.clone(), contents, database: Arc::new(database) })
     }
@@ -351,6 +356,20 @@ mod tests {
         for (at, says) in [(1, "too big"), (4, "more than 1000000 references and signatures")] {
             let error = said[at].as_ref().expect_err(says);
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_does_not_lead_out_of_a_root() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let root = folder.path().join("root");
+        std::fs::create_dir_all(root.join("nix")).expect("room for directories");
+        std::os::unix::fs::symlink("/tmp", root.join("nix/store")).expect("room for a link");
+        let root = root.display();
+        for uri in [format!("local?root={root}"), format!("unix://{root}/socket?root={root}")] {
+            let opened = super::super::StoreUri::parse(&uri).expect("a store").open(None).await;
+            let error = opened.map(|_| ()).expect_err("it is a link").to_string();
+            assert!(error.contains("may lead out of the root"), "{uri}: {error}");
         }
     }
 }

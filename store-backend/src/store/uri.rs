@@ -174,7 +174,7 @@ impl StoreUri {
             Kind::Cache(place) => Arc::new(BinaryCache::open_existing(place.open_existing().await?, expected).await?),
             Kind::Web(web) => Arc::new(WebCache::open(web, expected).await?),
             Kind::Daemon(remote, files) => {
-                let files = files.as_ref().map(|files| files.contents(&store_dir));
+                let files = files.as_ref().map(|files| files.contents_within(&store_dir)).transpose()?;
                 Arc::new(Daemon::connect_with(remote.clone(), files, &store_dir).await?)
             }
             Kind::Local(local) => Arc::new(LocalStore::open(local, &store_dir).await?),
