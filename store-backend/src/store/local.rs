@@ -267,20 +267,27 @@ impl Store for LocalStore {
         outputs(self, derivation).await
     }
 
+    /// Source: Nix `src/libstore/ca-specific-schema.sql`, up to 2.34 and later.
     async fn realised(&self, id: &OutputId) -> Result<Option<StorePath>, StoreError> {
-        let OutputId::Hash { drv_hash, output } = id.clone() else {
-            return Ok(None);
+        let (table, find, derivation, output) = match id {
+            OutputId::Hash { drv_hash, output } => {
+                let find = "select path from Realisations join ValidPaths on ValidPaths.id = outputPath \
+                            where drvPath = ?1 and outputName = ?2";
+                ("Realisations", find, drv_hash.clone(), output.clone())
+            }
+            OutputId::Path { drv_path, output } => {
+                let find = "select outputPath from BuildTraceV3 where drvPath = ?1 and outputName = ?2";
+                ("BuildTraceV3", find, drv_path.to_basename(), output.clone())
+            }
         };
         self.ask(move |connection, store_dir| {
             // Nix makes the table where somebody has enabled derivations of the kind.
-            let is_there = "select 1 from sqlite_master where type = 'table' and name = 'Realisations'";
-            if !connection.prepare_cached(is_there)?.exists([])? {
+            let is_there = "select 1 from sqlite_master where type = 'table' and name = ?1";
+            if !connection.prepare_cached(is_there)?.exists([table])? {
                 return Ok(None);
             }
-            let find = "select path from Realisations join ValidPaths on ValidPaths.id = outputPath \
-                        where drvPath = ?1 and outputName = ?2";
             let mut find = connection.prepare_cached(find)?;
-            let found = find.query_row(params![drv_hash, output], |row| row.get::<_, String>(0)).optional()?;
+            let found = find.query_row(params![derivation, output], |row| row.get::<_, String>(0)).optional()?;
             found.map(|path| parse(store_dir, &path)).transpose()
         })
         .await
@@ -370,6 +377,43 @@ mod tests {
             let opened = super::super::StoreUri::parse(&uri).expect("a store").open(None).await;
             let error = opened.map(|_| ()).expect_err("it is a link").to_string();
             assert!(error.contains("may lead out of the root"), "{uri}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn outputs_are_where_either_table_says() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let hash = "1".repeat(64);
+        let derivation = "0l2ha1850l2ha1850l2ha1850l2ha185-a.drv";
+        let other = "/nix/store/1l2ha1850l2ha1850l2ha1850l2ha185-b";
+        let sql = format!(
+            "create table Realisations (id integer primary key autoincrement not null, drvPath text not null, \
+             outputName text not null, outputPath integer not null, signatures text);
+             create table BuildTraceV3 (id integer primary key autoincrement not null, drvPath text not null, \
+             outputName text not null, outputPath text not null, signatures text);
+             insert into Realisations (drvPath, outputName, outputPath) values ('sha256:{hash}', 'out', 1);
+             insert into BuildTraceV3 (drvPath, outputName, outputPath) values ('{derivation}', 'out', '{other}');
+             insert into BuildTraceV3 (drvPath, outputName, outputPath) values ('{derivation}', 'bad', 'nowhere');"
+        );
+        let store = opened(folder.path(), &(valid(1, PATH, "null") + &sql)).await;
+        let by_hash = |output: &str| OutputId::parse_hash(&format!("sha256:{hash}!{output}")).expect("a name");
+        let drv_path = path(&format!("/nix/store/{derivation}"));
+        let by_path = |output: &str| OutputId::of_path(drv_path.clone(), output).expect("a name");
+        for (id, expected) in [
+            (by_hash("out"), Some(PATH)),
+            (by_hash("dev"), None),
+            (by_path("out"), Some(other)),
+            (by_path("dev"), None),
+        ] {
+            let found = store.realised(&id).await.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(found, expected.map(path), "{id}");
+        }
+        let error = store.realised(&by_path("bad")).await.expect_err("it is no path").to_string();
+        assert!(error.contains("nowhere"), "{error}");
+        let without = tempfile::tempdir().expect("a directory");
+        let store = opened(without.path(), "").await;
+        for id in [by_hash("out"), by_path("out")] {
+            assert_eq!(store.realised(&id).await.ok(), Some(None), "there is no table");
         }
     }
 }
