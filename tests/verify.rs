@@ -230,13 +230,44 @@ fn an_audit_goes_on_where_it_was() {
     for (text, says) in [
         ("[signers.a]\n", "this is no log of what an audit has read"),
         ("no line's end", "this is no log of what an audit has read"),
-        (&*log.replace("/cache\"", "/other\""), "/other, not about file://$PWD/cache"),
+        (&*log.replace("/cache (", "/other ("), ", not about file://$PWD/cache ("),
         (&*log.replace("-library", "/library"), "log, line "),
     ] {
         std::fs::write(place.join("log"), text).expect("room for a log");
         let said = verify(&[]);
         assert!(said.contains(says) && said.ends_with("(exit code 4)\n\n"), "{said}");
         assert_eq!(std::fs::read_to_string(place.join("log")).expect("a log"), text);
+    }
+}
+
+/// What was put in a cache's place since is another store: nothing of it was read.
+#[test]
+fn an_audit_does_not_go_on_in_another_store() {
+    let folder = world();
+    let verify = || shown(folder.path(), &[&POLICY[..], &["--all", "--since", "log"]].concat());
+    assert!(!verify().contains("not about"), "it is new");
+    std::fs::rename(folder.path().join("cache"), folder.path().join("first")).expect("it is there");
+    copy(&folder.path().join("first"), &folder.path().join("cache"));
+    let said = verify();
+    assert!(said.contains(", not about file://$PWD/cache (") && said.ends_with("(exit code 4)\n\n"), "{said}");
+    // The first, at its own place again, is what it was.
+    std::fs::rename(folder.path().join("cache"), folder.path().join("second")).expect("it is there");
+    std::fs::rename(folder.path().join("first"), folder.path().join("cache")).expect("it is there");
+    let said = verify();
+    assert!(said.contains("read by earlier audits"), "{said}");
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("room for a directory");
+    for entry in std::fs::read_dir(from).expect("it is a directory") {
+        let place = entry.expect("it can be read").path();
+        let to = to.join(place.file_name().expect("it has a name"));
+        if place.is_dir() {
+            copy(&place, &to);
+        } else {
+            std::fs::copy(&place, &to).expect("room for a file");
+        }
     }
 }
 

@@ -204,7 +204,7 @@ impl Opened {
 
     /// Returns what tells the store apart from others.
     pub fn identity(&self) -> Result<String, CommandError> {
-        Ok(StoreUri::parse(&self.uri)?.identity())
+        Ok(StoreUri::parse(&self.uri)?.identity(self.store.store_dir()))
     }
 
     /// Returns what a report is about that says what came of an audit.

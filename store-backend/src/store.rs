@@ -4,6 +4,7 @@ mod any_cache;
 mod argument;
 mod binary_cache;
 mod daemon;
+mod database;
 mod derivation;
 mod directories;
 mod installable;

@@ -117,10 +117,10 @@ pub enum StoreError {
     /// A daemon could not answer.
     #[error(transparent)]
     Daemon(#[from] ClientError),
-    /// A daemon did not answer in time.
+    /// A daemon or a database did not answer in time.
     #[error("{place} has sent nothing, or next to nothing, for {seconds} seconds")]
     Stalled {
-        /// The daemon's socket.
+        /// The daemon's socket, or the database.
         place: String,
         /// How long was waited.
         seconds: u64,

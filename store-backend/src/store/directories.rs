@@ -1,7 +1,9 @@
-//! Where Nix's own files are on this machine.
+//! Where Nix's own files are on this machine, and what tells files apart.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 /// Where Nix keeps what it knows of a store, below the store's root.
 pub(super) const STATE: &str = "/nix/var/nix";
@@ -33,6 +35,19 @@ pub(super) fn own_root() -> Option<PathBuf> {
     let data = variable("NIX_DATA_HOME").map(PathBuf::from);
     let data = data.or_else(|| Some(variable("XDG_DATA_HOME").map(PathBuf::from).or_else(home)?.join("nix")));
     data.map(|data| data.join("root"))
+}
+
+/// Says which file or directory is at a place, as far as this machine can tell: another disk there is another one, and so is what was
+/// put there since.
+pub(super) fn which(place: &Path) -> String {
+    let place = std::fs::canonicalize(place).unwrap_or_else(|_| place.to_owned());
+    let Ok(found) = std::fs::metadata(&place) else {
+        return place.display().to_string();
+    };
+    // What was removed leaves its number to what is made next.
+    let made = found.created().ok().and_then(|made| made.duration_since(UNIX_EPOCH).ok());
+    let made = made.map(|made| format!(", made {}", made.as_nanos())).unwrap_or_default();
+    format!("{} ({}:{}{made})", place.display(), found.dev(), found.ino())
 }
 
 /// Returns a variable of the environment that says something.

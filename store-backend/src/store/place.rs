@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::directories;
 use crate::object::{Bucket, Directory, Location, LocationError, ObjectError, ObjectStore, Patience, Writers};
 
 /// zstd's levels whose windows every reader takes.
@@ -100,6 +101,17 @@ impl Place {
             Kind::Directory(path) => format!("file://{}", path.display()),
             Kind::Bucket(Location { bucket, endpoint, .. }) => {
                 format!("s3://{}/{bucket}", endpoint.as_deref().unwrap_or("AWS"))
+            }
+        }
+    }
+
+    /// Says which binary cache this is to whoever reads it: more than its name, as far as it can be told from here. Where credentials
+    /// or a region lead is for the bucket's provider to say.
+    pub(super) fn which(&self) -> String {
+        match &self.kind {
+            Kind::Directory(path) => format!("file://{}", directories::which(path)),
+            Kind::Bucket(Location { region, profile, addressing, .. }) => {
+                format!("{} (region {region:?}, profile {profile:?}, addressing {addressing:?})", self.identity())
             }
         }
     }

@@ -39,6 +39,22 @@ pub struct Ssh {
 }
 
 impl Remote {
+    /// Says which daemon this is, as far as that can be told from here: by its address, and by all that leads elsewhere there.
+    pub(super) fn identity(&self) -> String {
+        match self {
+            Self::Socket(socket) => {
+                // Each start makes another file of the same name.
+                std::fs::canonicalize(socket).unwrap_or_else(|_| socket.clone()).display().to_string()
+            }
+            Self::Ssh(Ssh { program, store, key, host_key, .. }) => {
+                let options = std::env::var(SSH_OPTIONS).unwrap_or_default();
+                format!(
+                    "{self} (program {program:?}, store {store:?}, key {key:?}, host key {host_key:?}, options {options:?})"
+                )
+            }
+        }
+    }
+
     /// Says whether another connection takes no time to speak of.
     pub(super) fn is_near(&self) -> bool {
         match self {

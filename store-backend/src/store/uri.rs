@@ -22,7 +22,45 @@ use super::{BinaryCache, Daemon, Store, StoreError};
 const REMOTE: &str = "NIX_REMOTE";
 
 /// Parameters that every store takes, and that change nothing in how it is read.
-const COMMON: [&str; 4] = ["path-info-cache-size", "priority", "want-mass-query", "system-features"];
+///
+/// Source: Nix `StoreConfig`.
+const COMMON: [&str; 5] = ["path-info-cache-size", "priority", "system-features", "trusted", "want-mass-query"];
+
+/// Those that say how a binary cache is written, or what is kept of it elsewhere.
+///
+/// Source: Nix `BinaryCacheStoreConfig`.
+const CACHE: [&str; 8] = [
+    "compression",
+    "compression-level",
+    "index-debug-info",
+    "local-nar-cache",
+    "parallel-compression",
+    "secret-key",
+    "secret-keys",
+    "write-nar-listing",
+];
+
+/// Those that say how a cache behind HTTP is written, or how often something is tried.
+///
+/// Source: Nix `HttpBinaryCacheStoreConfig`.
+const WEB: [&str; 7] = [
+    "log-compression",
+    "ls-compression",
+    "narinfo-compression",
+    "retry-attempts",
+    "retry-delay",
+    "retry-delay-rate-limited",
+    "retry-max-delay",
+];
+
+/// Those that say how a bucket is written, or in which pieces it is read.
+///
+/// Source: Nix `S3BinaryCacheStoreConfig`, and `buffer-size` in older versions.
+const BUCKET: [&str; 5] =
+    ["buffer-size", "multipart-chunk-size", "multipart-threshold", "multipart-upload", "storage-class"];
+
+/// The one that names the store directory.
+const STORE_DIR: &str = "store";
 
 /// Why a text names no store. Whoever wrote it caused it.
 #[derive(Debug, Error)]
@@ -93,18 +131,19 @@ impl StoreUri {
         let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
         if let Some((scheme, authority)) = place.split_once("://") {
             return match scheme {
-                "s3" => Ok(Self { kind: Kind::Cache(Place::parse(uri)?), store_dir: None }),
+                "s3" => {
+                    let mut parameters = Parameters::parse(uri, query)?;
+                    let store_dir = parameters.store_dir()?;
+                    let rest = without(place, query, &[&COMMON, &CACHE, &WEB, &BUCKET, &[STORE_DIR]]);
+                    Ok(Self { kind: Kind::Cache(Place::parse(&rest)?), store_dir })
+                }
                 "http" | "https" => {
-                    Parameters::parse(uri, query)?.nothing_else(&["compression", "parallel-compression"])?;
-                    Ok(Self { kind: Kind::Web(Web::parse(place)?), store_dir: None })
+                    let store_dir = Parameters::parse(uri, query)?.only_store_dir(&[&CACHE, &WEB])?;
+                    Ok(Self { kind: Kind::Web(Web::parse(place)?), store_dir })
                 }
                 "file" => {
-                    Parameters::parse(uri, query)?.nothing_else(&[
-                        "compression",
-                        "compression-level",
-                        "write-nar-listing",
-                    ])?;
-                    Ok(Self { kind: Kind::Cache(Place::parse(place)?), store_dir: None })
+                    let store_dir = Parameters::parse(uri, query)?.only_store_dir(&[&CACHE])?;
+                    Ok(Self { kind: Kind::Cache(Place::parse(place)?), store_dir })
                 }
                 "unix" => daemon(Parameters::parse(uri, query)?, &decoded(uri, authority)?),
                 "local" => local(Parameters::parse(uri, query)?, &decoded(uri, authority)?),
@@ -127,24 +166,26 @@ impl StoreUri {
                     let why = "this is a store's root with a nix-cache-info: say local?root=… or file://…";
                     return Err(parameters.wrong(why));
                 }
-                parameters.nothing_else(&[])?;
-                Ok(Self { kind: Kind::Cache(Place::parse(path)?), store_dir: None })
+                let store_dir = parameters.only_store_dir(&[&CACHE])?;
+                Ok(Self { kind: Kind::Cache(Place::parse(path)?), store_dir })
             }
             path if path.contains('/') || Path::new(path).is_dir() => local(parameters, path),
             _ => Err(StoreUriError::Kind(uri.to_owned())),
         }
     }
 
-    /// Returns what tells it apart from other stores, as far as that can be told from here.
+    /// Returns what tells it apart from other stores, as far as that can be told from here: two whose bytes may be different have
+    /// different ones. `store_dir` is the store directory that it was opened for.
     #[must_use]
-    pub fn identity(&self) -> String {
-        match &self.kind {
-            Kind::Cache(place) => place.identity(),
+    pub fn identity(&self, store_dir: &StoreDir) -> String {
+        let which = match &self.kind {
+            Kind::Cache(place) => place.which(),
             Kind::Web(web) => web.to_string(),
-            Kind::Daemon(remote, None, _) => remote.to_string(),
-            Kind::Daemon(remote, Some(files), _) => format!("{remote}, {}", files.identity()),
-            Kind::Local(local) => local.identity(),
-        }
+            Kind::Daemon(remote, None, _) => remote.identity(),
+            Kind::Daemon(remote, Some(files), _) => format!("{}, {}", remote.identity(), files.identity(store_dir)),
+            Kind::Local(local) => local.identity(store_dir),
+        };
+        format!("{which}, for {store_dir}")
     }
 
     /// Takes passwords for hosts from a file, as Nix from its `netrc-file`. Unless told otherwise, that is `/etc/nix/netrc`.
@@ -167,12 +208,14 @@ impl StoreUri {
         {
             return Err(StoreError::StoreDir { found: stated.to_string(), expected: expected.clone() });
         }
-        let store_dir = self.store_dir.as_ref().or(expected).cloned().unwrap_or_default();
+        // A cache says itself of which one it is.
+        let expected = expected.or(self.store_dir.as_ref());
+        let store_dir = expected.cloned().unwrap_or_default();
         Ok(match &self.kind {
             Kind::Cache(place) => Arc::new(BinaryCache::open_existing(place.open_existing().await?, expected).await?),
             Kind::Web(web) => Arc::new(WebCache::open(web, expected).await?),
             Kind::Daemon(remote, files, most) => {
-                let files = files.as_ref().map(|files| files.contents(&store_dir));
+                let files = files.as_ref().map(|files| files.contents_within(&store_dir)).transpose()?;
                 Arc::new(Daemon::connect_with(remote.clone(), files, *most, &store_dir).await?)
             }
             Kind::Local(local) => Arc::new(LocalStore::open(local, &store_dir).await?),
@@ -183,29 +226,31 @@ impl StoreUri {
 /// The parameters of a URI, decoded.
 struct Parameters<'a> {
     uri: &'a str,
-    known: BTreeMap<String, String>,
+    found: BTreeMap<String, String>,
+    /// The names of those that such a store takes.
+    known: Vec<&'static str>,
 }
 
 impl<'a> Parameters<'a> {
     fn parse(uri: &'a str, query: &str) -> Result<Self, StoreUriError> {
-        let mut known = BTreeMap::new();
+        let mut found = BTreeMap::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or_else(|| StoreUriError::Part {
                 uri: without_password(uri),
                 why: format!("expected NAME=VALUE, found {parameter:?}"),
             })?;
-            known.insert(decoded(uri, name)?, decoded(uri, value)?);
+            found.insert(decoded(uri, name)?, decoded(uri, value)?);
         }
-        COMMON.iter().for_each(|name| drop(known.remove(*name)));
-        Ok(Self { uri, known })
+        Ok(Self { uri, found, known: Vec::new() })
     }
 
-    fn take(&mut self, name: &str) -> Option<String> {
-        self.known.remove(name).filter(|value| !value.is_empty())
+    fn take(&mut self, name: &'static str) -> Option<String> {
+        self.known.push(name);
+        self.found.remove(name).filter(|value| !value.is_empty())
     }
 
     fn store_dir(&mut self) -> Result<Option<StoreDir>, StoreUriError> {
-        let store = self.take("store");
+        let store = self.take(STORE_DIR);
         store.map(|text| StoreDir::new(text).map_err(|error| self.wrong(&format!("store: {error}")))).transpose()
     }
 
@@ -221,14 +266,30 @@ impl<'a> Parameters<'a> {
         StoreUriError::Part { uri: without_password(self.uri), why: why.to_owned() }
     }
 
+    /// Returns the store directory, where nothing else is of use.
+    fn only_store_dir(mut self, unused: &[&[&'static str]]) -> Result<Option<StoreDir>, StoreUriError> {
+        let store_dir = self.store_dir()?;
+        self.nothing_else(unused).map(|()| store_dir)
+    }
+
     /// Refuses parameters that nobody has taken, but for those that change nothing in how such a store is read.
-    fn nothing_else(mut self, unused: &[&str]) -> Result<(), StoreUriError> {
-        unused.iter().for_each(|name| drop(self.known.remove(*name)));
-        match self.known.keys().next() {
-            Some(name) => Err(self.wrong(&format!("unknown parameter {name:?}"))),
+    fn nothing_else(mut self, unused: &[&[&'static str]]) -> Result<(), StoreUriError> {
+        self.known.extend(unused.iter().chain([&&COMMON[..]]).copied().flatten());
+        match self.found.keys().find(|name| !self.known.contains(&name.as_str())) {
+            Some(name) => Err(self.wrong(&format!("unknown parameter {name:?}: there are {}", self.known.join(", ")))),
             None => Ok(()),
         }
     }
+}
+
+/// Leaves parameters out.
+fn without(place: &str, query: &str, names: &[&[&str]]) -> String {
+    let is_left_out = |parameter: &&str| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        names.iter().any(|names| names.contains(&name))
+    };
+    let kept: Vec<&str> = query.split('&').filter(|parameter| !is_left_out(parameter)).collect();
+    if kept.is_empty() { place.to_owned() } else { format!("{place}?{}", kept.join("&")) }
 }
 
 fn decoded(uri: &str, text: &str) -> Result<String, StoreUriError> {
@@ -256,7 +317,7 @@ fn daemon(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreU
     let store_dir = parameters.store_dir()?;
     let (root, real) = (parameters.take("root").map(PathBuf::from), parameters.take("real").map(PathBuf::from));
     let most = parameters.max_connections()?;
-    parameters.nothing_else(&["state", "log", "max-connection-age", "trusted", "read-only"])?;
+    parameters.nothing_else(&[&["state", "log", "max-connection-age", "read-only"]])?;
     // The machine's own daemon serves the machine's own files. Of another one they are where the URI says, or nowhere near.
     let files = (path.is_empty() || root.is_some() || real.is_some()).then_some(Local { root, state: None, real });
     let socket = if path.is_empty() { directories::socket() } else { path.into() };
@@ -270,7 +331,14 @@ fn local(mut parameters: Parameters<'_>, path: &str) -> Result<StoreUri, StoreUr
     let store_dir = parameters.store_dir()?;
     let state = parameters.take("state").map(PathBuf::from);
     let real = parameters.take("real").map(PathBuf::from);
-    parameters.nothing_else(&["log", "read-only", "require-sigs", "trusted", "use-roots-daemon"])?;
+    parameters.nothing_else(&[&[
+        "log",
+        "read-only",
+        "require-sigs",
+        "use-roots-daemon",
+        "build-dir",
+        "ignore-gc-delete-failure",
+    ]])?;
     Ok(StoreUri { kind: Kind::Local(Local { root, state, real }), store_dir })
 }
 
@@ -289,7 +357,7 @@ fn ssh(mut parameters: Parameters<'_>, authority: &str) -> Result<StoreUri, Stor
         return Err(parameters.wrong(&why));
     }
     let most = parameters.max_connections()?;
-    parameters.nothing_else(&["max-connection-age", "trusted", "root", "state", "log", "real"])?;
+    parameters.nothing_else(&[&["max-connection-age", "root", "state", "log", "real"]])?;
     Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh), None, most), store_dir })
 }
 
@@ -312,6 +380,104 @@ mod tests {
         let error = StoreUri::parse(&place).expect_err("it is both").to_string();
         assert!(error.contains("local?root="), "{error}");
         assert!(matches!(kind(&format!("local?root={place}")), Kind::Local(_)));
+    }
+
+    #[test]
+    fn stores_with_other_bytes_are_told_apart() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let place = folder.path().display();
+        for name in ["a/nix/store", "a/nix/var/nix/db", "b/nix/store", "c"] {
+            std::fs::create_dir_all(folder.path().join(name)).expect("room for directories");
+        }
+        std::fs::write(folder.path().join("a/nix/var/nix/db/db.sqlite"), "").expect("room for a file");
+        std::os::unix::fs::symlink("a", folder.path().join("link")).expect("room for a link");
+        let of = |uri: &str, store_dir: &StoreDir| {
+            StoreUri::parse(uri).unwrap_or_else(|error| panic!("{error}")).identity(store_dir)
+        };
+        let identity = |uri: &str| of(uri, &StoreDir::default());
+        let (a, b) = (format!("local?root={place}/a"), format!("local?root={place}/b"));
+        let different = [
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?remote-store=/mnt/restored".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?remote-program=other".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h?ssh-key=/other".to_owned()),
+            ("ssh-ng://h".to_owned(), "ssh-ng://h:23".to_owned()),
+            (a.clone(), b.clone()),
+            (a.clone(), format!("{a}&real={place}/b/nix/store")),
+            (a.clone(), format!("{a}&state={place}/c")),
+            (format!("unix://{place}/s"), format!("unix://{place}/s?root={place}/a")),
+            (format!("unix://{place}/s?root={place}/a"), format!("unix://{place}/s?root={place}/b")),
+            (format!("unix://{place}/s?real={place}/a"), format!("unix://{place}/s?real={place}/b")),
+            ("s3://cache".to_owned(), "s3://cache?endpoint=https://e".to_owned()),
+            ("s3://cache?endpoint=https://e".to_owned(), "s3://cache?endpoint=https://e&region=r".to_owned()),
+            ("s3://cache?endpoint=https://e".to_owned(), "s3://cache?endpoint=https://e&profile=p".to_owned()),
+            ("https://a/b".to_owned(), "https://a/c".to_owned()),
+        ];
+        for (one, other) in different {
+            assert_ne!(identity(&one), identity(&other), "{one} and {other}");
+        }
+        let same = [
+            (format!("file://{place}/link"), format!("file://{place}/a/../a")),
+            (format!("local?root={place}/link"), a.clone()),
+            ("ssh-ng://h?compress=true".to_owned(), "ssh-ng://h".to_owned()),
+        ];
+        for (one, other) in same {
+            assert_eq!(identity(&one), identity(&other), "{one} and {other}");
+        }
+        let elsewhere = StoreDir::new("/gnu/store").expect("a store directory");
+        for uri in [&a, "https://a", "ssh-ng://h"] {
+            assert_ne!(identity(uri), of(uri, &elsewhere), "{uri}");
+        }
+        // Something else at the same place is another store.
+        for (uri, moved) in [(format!("file://{place}/c"), "c"), (b.clone(), "b/nix/store"), (b, "b")] {
+            let before = identity(&uri);
+            let moved = folder.path().join(moved);
+            std::fs::rename(&moved, moved.with_extension("old")).expect("it is there");
+            std::fs::create_dir_all(moved.join("nix/store")).expect("room for directories");
+            assert_ne!(before, identity(&uri), "{uri}");
+        }
+    }
+
+    #[test]
+    fn takes_what_nix_takes_and_no_reader_needs() {
+        let common = COMMON.map(|name| format!("{name}=1")).join("&");
+        let cache = CACHE.map(|name| format!("{name}=1")).join("&");
+        let web = WEB.map(|name| format!("{name}=1")).join("&");
+        let bucket = BUCKET.map(|name| format!("{name}=false")).join("&");
+        for (uri, means) in [
+            (format!("s3://cache?{common}&{cache}&{web}&{bucket}"), "s3://cache"),
+            ("s3://cache?compression=xz&region=eu-west-1&trusted=true".into(), "s3://cache?region=eu-west-1"),
+            (format!("https://cache.example.org?{common}&{cache}&{web}"), "https://cache.example.org"),
+            ("http://cache?secret-key=/k&narinfo-compression=br".into(), "http://cache"),
+            (format!("file:///a?{common}&{cache}"), "file:///a"),
+            (format!("local?{common}&build-dir=/b&ignore-gc-delete-failure=true"), "local"),
+            (format!("unix:///s?{common}&max-connection-age=1"), "unix:///s"),
+            (format!("ssh-ng://h?{common}"), "ssh-ng://h"),
+        ] {
+            assert_eq!(kind(&uri), kind(means), "{uri}");
+        }
+        for place in ["s3://cache", "https://cache", "file:///a", "local", "unix:///s", "ssh-ng://h"] {
+            let parse = |parameters: &str| StoreUri::parse(&format!("{place}?{parameters}"));
+            let stated = parse("store=%2Fgnu%2Fstore&trusted=1").expect("a store directory").store_dir;
+            assert_eq!(stated.map(|dir| dir.to_string()).as_deref(), Some("/gnu/store"), "{place}");
+            let error = parse("trused=1").expect_err("nobody takes this").to_string();
+            let known = if place.starts_with("s3") { "there are region" } else { "there are " };
+            assert!(error.contains("unknown parameter \"trused\"") && error.contains(known), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cache_is_of_the_store_directory_that_is_stated() {
+        let folder = tempfile::tempdir().expect("a directory");
+        std::fs::write(folder.path().join(CACHE_INFO), "StoreDir: /gnu/store\n").expect("room for a file");
+        let place = format!("file://{}", folder.path().display());
+        for (query, says) in [("", None), ("?store=/gnu/store", None), ("?store=/nix/store", Some("for /gnu/store"))] {
+            let opened = StoreUri::parse(&format!("{place}{query}")).expect("a store").open(None).await;
+            let error = opened.map(|store| store.store_dir().to_string()).map_err(|error| error.to_string());
+            match says {
+                None => assert_eq!(error.as_deref(), Ok("/gnu/store"), "{query}"),
+                Some(says) => assert!(error.as_ref().is_err_and(|error| error.contains(says)), "{query}: {error:?}"),
+            }
+        }
     }
 
     #[test]
