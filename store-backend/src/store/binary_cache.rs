@@ -125,13 +125,24 @@ pub enum StoreError {
         /// How long was waited.
         seconds: u64,
     },
+    /// Somebody writes a database that nobody seemed to write.
+    #[error("{place} was changed while it was read: run this again")]
+    Changed {
+        /// Which database.
+        place: String,
+    },
 }
 
 impl StoreError {
     /// Says whether it will meet every further question too.
     #[must_use]
     pub fn ends_it(&self) -> bool {
-        matches!(self, Self::Stalled { .. } | Self::Daemon(ClientError::Connect { .. } | ClientError::Handshake(_)))
+        matches!(
+            self,
+            Self::Stalled { .. }
+                | Self::Changed { .. }
+                | Self::Daemon(ClientError::Connect { .. } | ClientError::Handshake(_))
+        )
     }
 
     /// Says whether one object is not what it should be, where the store itself answers.

@@ -4,6 +4,7 @@
 //! Source: SQLite, "Defense Against The Dark Arts".
 
 use std::ffi::{OsString, c_int};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -52,12 +53,15 @@ impl From<rusqlite::Error> for AnswerError {
 pub(super) struct Database {
     place: PathBuf,
     connection: Mutex<Connection>,
+    /// What it was when it was opened, where it is read without a look at what others do.
+    still: Option<Version>,
     /// Whether a question has taken too long.
     is_stuck: AtomicBool,
 }
 
 impl Database {
-    /// Opens a database that is there, to read it.
+    /// Opens a database that is there. Nothing is made or changed, but for SQLite's own files beside the machine's own, and beside one
+    /// that was left with a log.
     ///
     /// # Errors
     /// When there is none, it cannot be read, or is none that Nix has made.
@@ -67,19 +71,24 @@ impl Database {
             return Err(failed(format!("{error}: here is no Nix store, nor a binary cache with its nix-cache-info")));
         }
         expect_files(&place)?;
-        let connection = match open_live(&place) {
-            // Its log can only be read by those who may also write, or not at all where it is on a medium that nobody writes.
-            // Where there is none, or an empty one, everything is in the database.
-            Err(error) if is_closed(&error) && !has_log(&place) => open_still(&place),
-            Err(error) if is_closed(&error) => {
-                return Err(failed(format!(
-                    "{error}: it is in use, and you may not read its log; run this as root, or give --store daemon"
-                )));
+        let version = Version::of(&place);
+        let (connection, still) = if is_at_rest(&place) && !is_own(&place) {
+            (open_still(&place), version)
+        } else {
+            match open_live(&place) {
+                // Its log can only be read by those who may also write, or not at all where it is on a medium that nobody writes.
+                // Where there is none, or an empty one, everything is in the database.
+                Err(error) if is_closed(&error) && !has_log(&place) => (open_still(&place), version),
+                Err(error) if is_closed(&error) => {
+                    return Err(failed(format!(
+                        "{error}: it is in use, and you may not read its log; run this as root, or give --store daemon"
+                    )));
+                }
+                opened => (opened, None),
             }
-            opened => opened,
         };
         let connection = Mutex::new(connection.map_err(|error| failed(error.to_string()))?);
-        let this = Self { place, connection, is_stuck: AtomicBool::new(false) };
+        let this = Self { place, connection, still, is_stuck: AtomicBool::new(false) };
         this.ask(expect_tables)?;
         Ok(this)
     }
@@ -87,7 +96,8 @@ impl Database {
     /// Asks it, on a thread that may block.
     ///
     /// # Errors
-    /// [`StoreError::Stalled`] when that takes too long, as every question from then on; otherwise what is wrong with it.
+    /// [`StoreError::Stalled`] when that takes too long, as every question from then on; [`StoreError::Changed`] when what was read may
+    /// be partly of one moment, and partly of another; otherwise what is wrong with it.
     pub(super) fn ask<T>(&self, question: impl FnOnce(&Connection) -> Result<T, AnswerError>) -> Result<T, StoreError> {
         if self.is_stuck.load(Ordering::Relaxed) {
             return Err(self.stalled());
@@ -96,6 +106,10 @@ impl Database {
         let began = Instant::now();
         let watched = connection.progress_handler(OPERATIONS, Some(move || began.elapsed() > LONGEST));
         let answer = watched.map_err(AnswerError::from).and_then(|()| question(&connection));
+        // Whoever writes it begins with a log, and then changes it.
+        if self.still.is_some() && (has_log(&self.place) || self.still != Version::of(&self.place)) {
+            return Err(StoreError::Changed { place: self.place.display().to_string() });
+        }
         answer.map_err(|error| self.failed(error))
     }
 
@@ -122,6 +136,20 @@ impl Database {
     }
 }
 
+/// What tells a file from what it was before.
+#[derive(Debug, PartialEq, Eq)]
+struct Version([i128; 4]);
+
+impl Version {
+    /// Returns what a file is now; none if it is not there.
+    fn of(place: &Path) -> Option<Self> {
+        let found = std::fs::metadata(place).ok()?;
+        let moment = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let (written, changed) = (moment(found.mtime(), found.mtime_nsec()), moment(found.ctime(), found.ctime_nsec()));
+        Some(Self([found.ino().into(), found.len().into(), written, changed]))
+    }
+}
+
 /// Returns the name of a file that SQLite has beside a database.
 fn beside(place: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(place);
@@ -142,12 +170,25 @@ fn expect_files(place: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Says whether there may be something that is not in the database yet, or not in it any more.
 fn has_log(place: &Path) -> bool {
-    // One that cannot be looked at may have something in it.
-    match std::fs::metadata(beside(place, "-wal")) {
-        Ok(metadata) => metadata.len() > 0,
+    ["-wal", "-journal"].into_iter().any(|suffix| match std::fs::metadata(beside(place, suffix)) {
+        Ok(found) => found.len() > 0,
+        // One that cannot be looked at may have something in it.
         Err(error) => error.kind() != std::io::ErrorKind::NotFound,
-    }
+    })
+}
+
+/// Says whether nobody works with it, as far as that can be seen: who does has both files, and SQLite would make the ones that are not
+/// there.
+fn is_at_rest(place: &Path) -> bool {
+    !has_log(place) && !["-wal", "-shm"].into_iter().all(|suffix| beside(place, suffix).exists())
+}
+
+/// Says whether it is the machine's own, which may be written at any time.
+fn is_own(place: &Path) -> bool {
+    let own = std::fs::canonicalize(directories::state().join(DATABASE));
+    own.is_ok_and(|own| std::fs::canonicalize(place).is_ok_and(|place| place == own))
 }
 
 /// Opens a database that others may be writing.
@@ -247,6 +288,13 @@ pub(super) mod tests {
         place
     }
 
+    fn names(place: &Path) -> Vec<OsString> {
+        let entries = std::fs::read_dir(place.parent().expect("it is in a directory")).expect("a directory");
+        let mut names: Vec<OsString> = entries.map(|entry| entry.expect("it can be read").file_name()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn what_is_computed_is_no_table() {
         let forged =
@@ -317,5 +365,32 @@ pub(super) mod tests {
             assert!(matches!(answer, Err(StoreError::Stalled { .. })), "{answer:?}");
         }
         assert!(began.elapsed() < 2 * LONGEST, "who was stuck once is not asked again");
+    }
+
+    #[test]
+    fn what_is_at_rest_is_left_as_it_is() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let place = make(folder.path(), SCHEMA);
+        let count = |database: &Database| {
+            database.ask(|connection| {
+                let mut list = connection.prepare("select path from ValidPaths")?;
+                let paths = list.query_map([], |row| row.get::<_, String>(0))?;
+                Ok(paths.count())
+            })
+        };
+        let before = names(&place);
+        assert_eq!(before, ["db.sqlite"]);
+        let database = Database::open(place.clone()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(count(&database).ok(), Some(0));
+        assert_eq!(names(&place), before, "nothing was made");
+        // Somebody writes after all, and has ended before the next question.
+        let row = "insert into ValidPaths (path, hash, registrationTime) values ('x', '', 1)";
+        let writer = Connection::open(&place).expect("it is a database");
+        writer.execute(row, []).expect("it can be written");
+        assert!(matches!(count(&database), Err(StoreError::Changed { .. })), "it is being written");
+        let beside_a_writer = Database::open(place.clone()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(count(&beside_a_writer).ok(), Some(1), "with what is in the log");
+        drop((writer, beside_a_writer));
+        assert!(matches!(count(&database), Err(StoreError::Changed { .. })), "it was written");
     }
 }
