@@ -4,15 +4,19 @@
 //! have, at least one of two that cross sees the other. A deletion that sees an upload withdraws and tries again later; an
 //! upload that sees a deletion waits for its end. So while an upload makes its paths visible, nothing that it rests on goes
 //! away, and nothing that was visible has to be taken back.
+//!
+//! An announcement lasts for minutes, since its maker may have died. One whose work takes longer is made anew from time to time.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use verifier::{NarHash, StorePath, Timestamp, nixbase32};
 
 use super::GateError;
+use super::deletion::remove;
 use crate::clock::now;
 use crate::nonce::nonce;
 use crate::object::{Condition, Draft, Etag, Key, Metadata, ObjectStore, Put};
@@ -48,8 +52,8 @@ impl Kind {
         }
     }
 
-    /// After how many seconds an announcement is a crash's leftover. Both are made when all bytes have come: what is left to
-    /// do are some hundred small writes, or listing the store, which takes two minutes for a million paths.
+    /// After how many seconds an announcement is a crash's leftover, unless it is made anew. Both are made when all bytes have come:
+    /// what is left to do are some hundred small writes, or listing the store, which takes minutes for a million paths in a bucket.
     fn lasts(self) -> i64 {
         match self {
             Self::Upload => 60 * 60,
@@ -82,7 +86,7 @@ impl Touched {
 }
 
 /// An announcement as it is written.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Document {
     made: Timestamp,
@@ -99,6 +103,10 @@ impl Document {
         Self { made: now(), maker: Some(Process::own()), paths, nars }
     }
 
+    fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("texts and numbers can always be written")
+    }
+
     fn is_left_behind(&self, kind: Kind) -> bool {
         self.maker.as_ref().is_some_and(Process::has_ended) || self.is_over(kind)
     }
@@ -112,29 +120,90 @@ impl Document {
 /// withdrawn behind the scenes.
 pub(super) struct Announcement {
     kind: Kind,
-    made: Timestamp,
     key: Key,
-    etag: Etag,
+    /// What others can see now.
+    stands: Mutex<Stands>,
     /// Where it is; none once it was withdrawn.
     objects: Option<Arc<dyn ObjectStore>>,
+}
+
+/// An announcement as it was written last.
+#[derive(Clone)]
+struct Stands {
+    document: Document,
+    etag: Etag,
 }
 
 impl Announcement {
     /// Says no if it has stood for so long that others may soon take it for a leftover.
     pub(super) fn holds(&self) -> Result<(), GateError> {
-        if now().as_unix() < self.made.as_unix() + self.kind.lasts() / 2 {
+        let made = self.stands.lock().unwrap_or_else(PoisonError::into_inner).document.made;
+        if now().as_unix() < made.as_unix() + self.kind.lasts() / 2 {
             return Ok(());
         }
         Err(GateError::Crossed("this took so long that others no longer wait for it".into()))
     }
 
+    /// Does some work, and lets the announcement stand for as long as that takes.
+    pub(super) async fn keep<T>(&self, work: impl Future<Output = T>) -> T {
+        self.keep_every(Duration::from_secs(self.kind.lasts().unsigned_abs() / 10), work).await
+    }
+
+    async fn keep_every<T>(&self, often: Duration, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = tokio::time::sleep(often) => {}
+            }
+            // Once begun it goes on to its end, lest nobody knows what was written.
+            let mut renewal = pin!(self.renew());
+            tokio::select! {
+                done = &mut work => {
+                    renewal.await;
+                    return done;
+                }
+                () = &mut renewal => {}
+            }
+        }
+    }
+
+    /// Makes it anew, if it still stands. Where that fails, it ends when its time is over.
+    async fn renew(&self) {
+        let Stands { document, etag } = self.stands.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (Some(objects), Ok(())) = (&self.objects, self.holds()) else {
+            return;
+        };
+        let document = Document { made: now(), ..document };
+        let draft = Draft::passing(self.key.clone(), Condition::Matches(etag), document.to_bytes());
+        match objects.publish(vec![draft]).await.map(|put| put.into_iter().next()) {
+            Ok(Some(Put::Stored(etag))) => {
+                *self.stands.lock().unwrap_or_else(PoisonError::into_inner) = Stands { document, etag };
+            }
+            Ok(_) => tracing::warn!(key = %self.key, "an announcement was cleared away before its work was done"),
+            Err(error) => tracing::warn!(%error, key = %self.key, "an announcement could not be made anew"),
+        }
+    }
+
     /// Withdraws it: its work is done.
     pub(super) async fn withdraw(mut self) -> Result<(), GateError> {
         if let Some(objects) = self.objects.take() {
-            objects.delete(&self.key, &self.etag).await?;
+            clear(&objects, &self.key, &self.etag()).await?;
         }
         Ok(())
     }
+
+    fn etag(&self) -> Etag {
+        self.stands.lock().unwrap_or_else(PoisonError::into_inner).etag.clone()
+    }
+}
+
+/// Removes an announcement of one's own, in whatever version: of one that was made anew the answer may have been lost.
+async fn clear(objects: &Arc<dyn ObjectStore>, key: &Key, etag: &Etag) -> Result<(), GateError> {
+    if !objects.delete(key, etag).await? {
+        remove(objects, key).await?;
+    }
+    Ok(())
 }
 
 impl Drop for Announcement {
@@ -142,10 +211,10 @@ impl Drop for Announcement {
         let (Some(objects), Ok(runtime)) = (self.objects.take(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        let (key, etag) = (self.key.clone(), self.etag.clone());
+        let (key, etag) = (self.key.clone(), self.etag());
         runtime.spawn(async move {
             // What stays after all is a leftover.
-            let _gone = objects.delete(&key, &etag).await;
+            let _gone = clear(&objects, &key, &etag).await;
         });
     }
 }
@@ -156,7 +225,7 @@ pub(super) async fn announce_upload(
     touched: &Touched,
 ) -> Result<Announcement, GateError> {
     let document = Document::of(touched);
-    let announcement = announce(objects, Kind::Upload, &document).await?;
+    let announcement = announce(objects, Kind::Upload, document.clone()).await?;
     let since = Instant::now();
     loop {
         let deletions = announced(objects, Kind::Deletion).await?;
@@ -184,7 +253,7 @@ pub(super) async fn announce_deletion(
     let since = Instant::now();
     loop {
         let document = Document::of(touched);
-        let announcement = announce(objects, Kind::Deletion, &document).await?;
+        let announcement = announce(objects, Kind::Deletion, document.clone()).await?;
         let uploads = announced(objects, Kind::Upload).await?;
         let Some(crossing) = uploads.iter().find(|other| !other.paths.is_disjoint(&document.paths)) else {
             return Ok((announcement, uploads.into_iter().flat_map(|upload| upload.nars).collect()));
@@ -217,13 +286,13 @@ pub(super) async fn left_behind(objects: &Arc<dyn ObjectStore>) -> Result<Vec<(K
     Ok(left)
 }
 
-async fn announce(objects: &Arc<dyn ObjectStore>, kind: Kind, document: &Document) -> Result<Announcement, GateError> {
+async fn announce(objects: &Arc<dyn ObjectStore>, kind: Kind, document: Document) -> Result<Announcement, GateError> {
     let key = key(kind, &nonce());
-    let bytes = serde_json::to_vec(document).expect("texts and numbers can always be written");
-    let put = objects.publish(vec![Draft::passing(key.clone(), Condition::Absent, bytes)]).await?;
+    let put = objects.publish(vec![Draft::passing(key.clone(), Condition::Absent, document.to_bytes())]).await?;
     match put.into_iter().next() {
         Some(Put::Stored(etag)) => {
-            Ok(Announcement { kind, made: document.made, key, etag, objects: Some(objects.clone()) })
+            let stands = Mutex::new(Stands { document, etag });
+            Ok(Announcement { kind, key, stands, objects: Some(objects.clone()) })
         }
         _ => Err(GateError::Contended(key.to_string())),
     }
@@ -263,4 +332,53 @@ async fn all(objects: &Arc<dyn ObjectStore>, kind: Kind) -> Result<Vec<(Key, Met
 
 fn key(kind: Kind, name: &str) -> Key {
     Key::new(format!("{}{name}", kind.folder())).expect("nonces are made of a key's characters")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Directory;
+
+    const OFTEN: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn an_announcement_stands_while_its_work_goes_on() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let objects: Arc<dyn ObjectStore> = Arc::new(Directory::open(folder.path()).expect("a directory"));
+        let touched = Touched { paths: ["a".to_owned()].into(), nars: BTreeSet::new() };
+        let (announcement, _) = announce_deletion(&objects, &touched).await.expect("nobody else is here");
+        let version = async || {
+            let found = objects.head(&announcement.key).await.expect("it can be read");
+            found.map(|found| found.version.etag)
+        };
+        let first = version().await;
+        let made = announcement.keep_every(OFTEN, async {
+            while version().await == first {
+                tokio::time::sleep(OFTEN).await;
+            }
+            announced(&objects, Kind::Deletion).await.expect("it can be read").len()
+        });
+        assert_eq!(made.await, 1, "it was made anew, and says the same");
+        announcement.holds().expect("it is new");
+        assert_eq!(version().await, Some(announcement.etag()));
+        // Somebody took it for a leftover: it does not come back.
+        remove(&objects, &announcement.key).await.expect("it is there");
+        announcement.keep_every(OFTEN, tokio::time::sleep(10 * OFTEN)).await;
+        assert_eq!(version().await, None);
+        announcement.withdraw().await.expect("it is gone already");
+    }
+
+    #[tokio::test]
+    async fn an_announcement_whose_last_version_is_unknown_is_withdrawn() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let objects: Arc<dyn ObjectStore> = Arc::new(Directory::open(folder.path()).expect("a directory"));
+        let announcement = announce_upload(&objects, &Touched::default()).await.expect("nobody else is here");
+        let before = announcement.stands.lock().expect("nobody has panicked").clone();
+        announcement.renew().await;
+        assert_ne!(before.etag, announcement.etag());
+        *announcement.stands.lock().expect("nobody has panicked") = before;
+        let key = announcement.key.clone();
+        announcement.withdraw().await.expect("it can be removed");
+        assert!(objects.head(&key).await.expect("it can be read").is_none());
+    }
 }

@@ -87,7 +87,7 @@ impl Commit {
         let announcement = announce_upload(self.gate.cache.objects(), &touched).await?;
         let paths: HashSet<StorePath> = ready.iter().map(|ready| ready.offered.info.path.clone()).collect();
         let mut held = Vec::new();
-        let outcome = self.commit(ready, &announcement, &mut held).await;
+        let outcome = announcement.keep(self.commit(ready, &announcement, &mut held)).await;
         let withdrawn = announcement.withdraw().await;
         // Some of it may be there even where something failed, and have been waited for.
         let promoted = self.gate.promote_after(paths, &self.uploader.0).await;

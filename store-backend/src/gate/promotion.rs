@@ -187,7 +187,7 @@ impl Gate {
             touched.add_digests(&note.references);
         }
         let announcement = announce_upload(self.cache.objects(), &touched).await?;
-        let outcome = self.promote_announced(notes, cascade, promoted, by, &announcement).await;
+        let outcome = announcement.keep(self.promote_announced(notes, cascade, promoted, by, &announcement)).await;
         announcement.withdraw().await?;
         outcome
     }

@@ -265,7 +265,7 @@ impl Sweep {
             }
             Err(error) => return Err(error),
         };
-        let deleted = self.delete_announced(strays, &uploaded, &announcement).await;
+        let deleted = announcement.keep(self.delete_announced(strays, &uploaded, &announcement)).await;
         announcement.withdraw().await?;
         deleted
     }

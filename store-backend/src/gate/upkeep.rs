@@ -57,7 +57,8 @@ impl Gate {
             }
         }
         let (announcement, uploaded) = announce_deletion(self.cache.objects(), &touched).await?;
-        let dropped = self.drop_announced(candidates, &touched, &uploaded, &announcement, reason, by).await;
+        let dropped =
+            announcement.keep(self.drop_announced(candidates, &touched, &uploaded, &announcement, reason, by)).await;
         announcement.withdraw().await?;
         dropped
     }
