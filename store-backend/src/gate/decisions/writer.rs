@@ -160,7 +160,8 @@ impl DecisionLog {
     }
 
     async fn append(&self, end: &mut End, batch: &[Waiting]) -> Result<(), LogError> {
-        let mut up_to_date = end.tail.is_none();
+        // Where nothing happened, nothing is left out either.
+        let mut up_to_date = end.tail.is_none() || batch.iter().all(|waiting| waiting.events.is_empty());
         for _ in 0..ATTEMPTS {
             let tail = match &end.tail {
                 Some(tail) => tail.clone(),
