@@ -29,7 +29,7 @@ const MAX_ANNOUNCEMENT: u64 = 32 << 20;
 /// How long one waits for the other.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long after its maker has died an announcement still counts: what that sent last may still be on its way.
+/// How long after its maker has died or failed an announcement still counts: what that sent last may still be on its way.
 pub(super) const SETTLES: Duration = Duration::from_secs(10);
 
 /// How long between two looks.
@@ -116,8 +116,8 @@ impl Document {
     }
 }
 
-/// An announcement that others can see until it is withdrawn. One that is dropped instead, because its work failed, is
-/// withdrawn behind the scenes.
+/// An announcement that others can see until it is withdrawn. One that is dropped instead is withdrawn behind the scenes, once what
+/// it sent last has settled.
 pub(super) struct Announcement {
     kind: Kind,
     key: Key,
@@ -185,8 +185,18 @@ impl Announcement {
         }
     }
 
-    /// Withdraws it: its work is done.
-    pub(super) async fn withdraw(mut self) -> Result<(), GateError> {
+    /// Withdraws it, and returns what came of its work. Where the store failed, what was sent to it last may still be on its way: then
+    /// others see it for a while longer.
+    pub(super) async fn end<T>(self, done: Result<T, GateError>) -> Result<T, GateError> {
+        if done.as_ref().is_err_and(|error| !error.is_refusal()) {
+            return done;
+        }
+        self.withdraw().await?;
+        done
+    }
+
+    /// Withdraws it: nothing is under way any more.
+    async fn withdraw(mut self) -> Result<(), GateError> {
         if let Some(objects) = self.objects.take() {
             clear(&objects, &self.key, &self.etag()).await?;
         }
@@ -213,6 +223,7 @@ impl Drop for Announcement {
         };
         let (key, etag) = (self.key.clone(), self.etag());
         runtime.spawn(async move {
+            tokio::time::sleep(SETTLES).await;
             // What stays after all is a leftover.
             let _gone = clear(&objects, &key, &etag).await;
         });
@@ -337,7 +348,7 @@ fn key(kind: Kind, name: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Directory;
+    use crate::object::{Directory, ObjectError};
 
     const OFTEN: Duration = Duration::from_millis(20);
 
@@ -366,6 +377,24 @@ mod tests {
         announcement.keep_every(OFTEN, tokio::time::sleep(10 * OFTEN)).await;
         assert_eq!(version().await, None);
         announcement.withdraw().await.expect("it is gone already");
+    }
+
+    #[tokio::test]
+    async fn an_announcement_stands_for_a_while_after_the_store_failed() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let objects: Arc<dyn ObjectStore> = Arc::new(Directory::open(folder.path()).expect("a directory"));
+        let stands_after = async |done| {
+            let announcement = announce_upload(&objects, &Touched::default()).await.expect("nobody else is here");
+            let _done: Result<(), GateError> = announcement.end(done).await;
+            let stand = announced(&objects, Kind::Upload).await.expect("it can be read").len();
+            stand == 1
+        };
+        assert!(!stands_after(Ok(())).await);
+        let referred = GateError::Referred { path: "one".into(), referrer: "another".into() };
+        assert!(!stands_after(Err(referred)).await, "nothing was sent");
+        let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
+        let failed = ObjectError::Io { action: "write", place: "an object".into(), source };
+        assert!(stands_after(Err(failed.into())).await, "perhaps it is written after all");
     }
 
     #[tokio::test]

@@ -88,11 +88,10 @@ impl Commit {
         let paths: HashSet<StorePath> = ready.iter().map(|ready| ready.offered.info.path.clone()).collect();
         let mut held = Vec::new();
         let outcome = announcement.keep(self.commit(ready, &announcement, &mut held)).await;
-        let withdrawn = announcement.withdraw().await;
+        let outcome = announcement.end(outcome).await;
         // Some of it may be there even where something failed, and have been waited for.
         let promoted = self.gate.promote_after(paths, &self.uploader.0).await;
         outcome?;
-        withdrawn?;
         let store_dir = self.gate.cache.store_dir();
         held.retain(|(path, _, _)| !promoted.admitted.contains(path));
         let first = held.first().map(|(path, fingerprint, decision)| {

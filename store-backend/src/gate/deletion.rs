@@ -48,8 +48,7 @@ impl Gate {
         }
         let (announcement, uploaded) = announce_deletion(self.cache.objects(), &touched).await?;
         let deleted = announcement.keep(self.delete_announced(&doomed, &uploaded, &announcement, &by.0)).await;
-        announcement.withdraw().await?;
-        deleted
+        announcement.end(deleted).await
     }
 
     async fn delete_announced(

@@ -170,6 +170,25 @@ impl From<ObjectError> for GateError {
 }
 
 impl GateError {
+    /// Says whether nothing was begun, because of what was asked for: the store has not failed.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused { .. }
+                | Self::ContentMismatch { .. }
+                | Self::FalseAddress { .. }
+                | Self::Conflict { .. }
+                | Self::Nar { .. }
+                | Self::Unacceptable { .. }
+                | Self::NotValid(_)
+                | Self::NotHeld(_)
+                | Self::InConflict { .. }
+                | Self::OnlyHeld(_)
+                | Self::Referred { .. }
+                | Self::UnreadableReferrer { .. }
+        )
+    }
+
     /// Says that a path is not valid here.
     pub(crate) fn not_valid(store_dir: &StoreDir, path: &StorePath) -> Self {
         Self::NotValid(store_dir.render_path(path))

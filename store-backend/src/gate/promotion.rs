@@ -188,8 +188,7 @@ impl Gate {
         }
         let announcement = announce_upload(self.cache.objects(), &touched).await?;
         let outcome = announcement.keep(self.promote_announced(notes, cascade, promoted, by, &announcement)).await;
-        announcement.withdraw().await?;
-        outcome
+        announcement.end(outcome).await
     }
 
     async fn promote_announced(

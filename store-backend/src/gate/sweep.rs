@@ -266,8 +266,7 @@ impl Sweep {
             Err(error) => return Err(error),
         };
         let deleted = announcement.keep(self.delete_announced(strays, &uploaded, &announcement)).await;
-        announcement.withdraw().await?;
-        deleted
+        announcement.end(deleted).await
     }
 
     async fn delete_announced(

@@ -59,8 +59,7 @@ impl Gate {
         let (announcement, uploaded) = announce_deletion(self.cache.objects(), &touched).await?;
         let dropped =
             announcement.keep(self.drop_announced(candidates, &touched, &uploaded, &announcement, reason, by)).await;
-        announcement.withdraw().await?;
-        dropped
+        announcement.end(dropped).await
     }
 
     async fn drop_announced(
