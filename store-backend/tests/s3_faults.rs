@@ -725,6 +725,44 @@ async fn what_was_looked_at_for_too_long_is_not_written_without_a_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lone_writer_gave_up_is_over_before_anything_else_is_written() {
+    let Some(server) = s3s_fs() else { return };
+    let site = Site::on(server, Writers::One, 5).await;
+    let stored = async |name: &str, bytes: &'static str| match site.put(name, Condition::Absent, bytes).await {
+        Ok(Put::Stored(etag)) => etag,
+        other => panic!("{other:?}"),
+    };
+    let delay = Duration::from_millis(1500);
+    let given_up = async |name: &str, operation, work: &mut (dyn Future<Output = ()> + Unpin)| {
+        site.proxy.next(name, operation, 1, Fault::Delay(delay));
+        let waited = tokio::time::timeout(delay / 3, work).await;
+        assert!(waited.is_err(), "{name}: it takes longer than that");
+    };
+    let write = async |name: &str, etag: &Etag, bytes: &'static str| {
+        let _given_up = site.put(name, Condition::Matches(etag.clone()), bytes).await;
+    };
+
+    let etag = stored("written", "before").await;
+    given_up("written", Operation::Put, &mut Box::pin(write("written", &etag, "given up"))).await;
+    let next = site.put("written", Condition::Matches(etag), "next").await;
+    assert!(matches!(next, Ok(Put::Refused)), "it saw what was there before: {next:?}");
+    assert_eq!(site.get("written").await.expect("it is read").expect("it is there").0, "given up");
+
+    let etag = stored("deleted", "before").await;
+    let mut deletion = Box::pin(async { drop(site.delete("deleted", &etag).await) });
+    given_up("deleted", Operation::Delete, &mut deletion).await;
+    drop(deletion);
+    stored("deleted", "next").await;
+    assert_eq!(site.get("deleted").await.expect("it is read").expect("it is there").0, "next");
+
+    let etag = stored("last", "before").await;
+    given_up("last", Operation::Put, &mut Box::pin(write("last", &etag, "given up"))).await;
+    site.bucket.close().await;
+    let found = site.direct().await.get(&key("last"), 100).await.expect("it can be read").expect("it is there");
+    assert_eq!(found.bytes, "given up", "nothing is under way when another gate may write");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_cannot_be_written_in_time_is_not_tried_for_ever() {
     let Some(server) = s3s_fs() else { return };
     let (proxy, name) = Site::empty(server).await;

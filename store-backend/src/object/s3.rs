@@ -310,7 +310,20 @@ impl Bucket {
         }
     }
 
-    async fn publish_one(&self, draft: Draft) -> Result<Put, ObjectError> {
+    /// Does something that writes. Where the provider does not keep writers apart, that goes on to its end even if nobody waits for
+    /// it any more: a request that was given up may still be at work, and win against the next writer's.
+    async fn to_its_end<T, F>(&self, work: F) -> Result<T, ObjectError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ObjectError>> + Send + 'static,
+    {
+        match self.0.writing {
+            Writing::Lone(_) => tokio::spawn(work).await?,
+            Writing::Conditional | Writing::Never => work.await,
+        }
+    }
+
+    async fn publish_one(self, draft: Draft) -> Result<Put, ObjectError> {
         let Draft { key, condition, content, .. } = draft;
         match content {
             Content::Bytes(bytes) => self.put(&key, &condition, bytes).await,
@@ -322,6 +335,26 @@ impl Bucket {
                 };
                 upload.into_any().downcast::<Pending>().map_err(foreign)?.publish(&key, &condition).await
             }
+        }
+    }
+
+    async fn delete_one(self, key: Key, version: Etag) -> Result<bool, ObjectError> {
+        let place = self.place(key.as_str());
+        let turn = self.turn(&key).await?;
+        if self.head(&key).await?.is_none_or(|found| found.version.etag != version) {
+            return Ok(false);
+        }
+        turn.check()?;
+        let tries = Tries::of("delete", &place);
+        let request = self.client().delete_object().bucket(self.name()).key(key.as_str());
+        let request = request.set_if_match(turn.conditional.then(|| version.0.clone()));
+        let send = |retries| request.clone().customize().interceptor(tries.clone()).config_override(retries).send();
+        match turn.take(self.0.patience, send).await {
+            Ok(_) => Ok(true),
+            // Gone, by an attempt whose answer was lost or by somebody else.
+            Err(error) if is_absent(&error) => Ok(tries.count() > 1),
+            Err(error) if status(&error) == Some(412) => Ok(tries.count() > 1 && self.head(&key).await?.is_none()),
+            Err(error) => Err(failed("delete", &place, &tries, &error)),
         }
     }
 
@@ -459,7 +492,7 @@ impl ObjectStore for Bucket {
         while let Some(stage) = drafts.peek().map(|draft| draft.stage) {
             let mut together = Vec::new();
             while let Some(draft) = drafts.next_if(|draft| draft.stage == stage) {
-                together.push(self.publish_one(draft));
+                together.push(self.to_its_end(self.clone().publish_one(draft)));
             }
             puts.extend(stream::iter(together).buffered(AT_ONCE).try_collect::<Vec<_>>().await?);
         }
@@ -467,23 +500,7 @@ impl ObjectStore for Bucket {
     }
 
     async fn delete(&self, key: &Key, version: &Etag) -> Result<bool, ObjectError> {
-        let place = self.place(key.as_str());
-        let turn = self.turn(key).await?;
-        if self.head(key).await?.is_none_or(|found| found.version.etag != *version) {
-            return Ok(false);
-        }
-        turn.check()?;
-        let tries = Tries::of("delete", &place);
-        let request = self.client().delete_object().bucket(self.name()).key(key.as_str());
-        let request = request.set_if_match(turn.conditional.then(|| version.0.clone()));
-        let send = |retries| request.clone().customize().interceptor(tries.clone()).config_override(retries).send();
-        match turn.take(self.0.patience, send).await {
-            Ok(_) => Ok(true),
-            // Gone, by an attempt whose answer was lost or by somebody else.
-            Err(error) if is_absent(&error) => Ok(tries.count() > 1),
-            Err(error) if status(&error) == Some(412) => Ok(tries.count() > 1 && self.head(key).await?.is_none()),
-            Err(error) => Err(failed("delete", &place, &tries, &error)),
-        }
+        self.to_its_end(self.clone().delete_one(key.clone(), version.clone())).await
     }
 
     async fn list(&self, folder: &str) -> Result<Pages, ObjectError> {

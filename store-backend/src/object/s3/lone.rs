@@ -94,10 +94,16 @@ impl Lone {
         self.lease.settles()
     }
 
-    /// Gives the lease back.
+    /// Gives the lease back, once nothing is under way any more.
     pub(super) async fn give_back(&self) {
         self.renewing.abort();
-        self.lease.give_back().await;
+        let held = self.lease.end();
+        for lock in &self.locks {
+            let _over = lock.lock().await;
+        }
+        if held {
+            self.lease.give_back().await;
+        }
     }
 }
 
@@ -201,11 +207,14 @@ impl Lease {
         }
     }
 
+    /// Has nothing more written; says whether the lease was held.
+    fn end(&self) -> bool {
+        let before = std::mem::replace(&mut *self.state(), State::Lost("the lease was given back".into()));
+        matches!(before, State::Held { .. })
+    }
+
     async fn give_back(&self) {
-        let held = matches!(&*self.state(), State::Held { .. });
-        *self.state() = State::Lost("the lease was given back".into());
-        if held
-            && let Ok(Some((found, _))) = self.read().await
+        if let Ok(Some((found, _))) = self.read().await
             && found.nonce == self.holder.nonce
             && let Err(error) = self.bucket.delete_regardless(&self.key).await
         {
