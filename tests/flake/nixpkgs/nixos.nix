@@ -41,7 +41,6 @@ let
     "PrivateNetwork"
     "PrivateTmp"
     "PrivateUsers"
-    "ProcSubset"
     "ProtectClock"
     "ProtectControlGroups"
     "ProtectHome"

@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use verifier::Timestamp;
 
+use super::course::Course;
 use super::failure::{failed, is_absent, status};
 use super::tries::Tries;
-use super::{Bucket, Patience, etag, is_refusal};
+use super::{Bucket, Patience, endless, etag, is_refusal};
 use crate::nonce::nonce;
 use crate::object::{Condition, Etag, Expected, Key, Leftover, ObjectError, ObjectStore as _, Put, Upload};
 
@@ -452,11 +453,11 @@ pub(super) async fn give_up(bucket: &Bucket, key: &str, id: &str) -> Result<(), 
 /// Lists the uploads in parts that are neither put together nor given up.
 pub(super) async fn unfinished(bucket: &Bucket) -> Result<Vec<Leftover>, ObjectError> {
     let place = bucket.place("");
-    let (mut found, mut from) = (Vec::new(), (None, None));
+    let (mut found, mut from, mut course) = (Vec::new(), (None, None), Course::default());
     loop {
         let tries = Tries::of("list the unfinished uploads of", &place);
         let request = bucket.client().list_multipart_uploads().bucket(bucket.name());
-        let request = request.set_key_marker(from.0).set_upload_id_marker(from.1);
+        let request = request.set_key_marker(from.0.clone()).set_upload_id_marker(from.1.clone());
         let answer = match request.customize().interceptor(tries.clone()).send().await {
             Ok(answer) => answer,
             // It has nothing of the kind, so nothing is left of it.
@@ -470,7 +471,10 @@ pub(super) async fn unfinished(bucket: &Bucket) -> Result<Vec<Leftover>, ObjectE
             }
         }
         from = (answer.next_key_marker().map(str::to_owned), answer.next_upload_id_marker().map(str::to_owned));
-        if answer.is_truncated() != Some(true) || from.0.is_none() {
+        let next = from.0.as_ref().filter(|_| answer.is_truncated() == Some(true));
+        let next = next.map(|key| format!("{key}\n{}", from.1.as_deref().unwrap_or_default()));
+        course.go_on(next.as_deref()).map_err(|why| endless(place.clone(), why))?;
+        if course.has_ended() {
             return Ok(found);
         }
     }
