@@ -136,7 +136,10 @@ fn audit(place: &Path, policy: &Path) -> Outcome<(Duration, u64)> {
 
 fn main() -> Outcome<()> {
     let folder = match std::env::var_os("BENCH_DIR") {
-        Some(place) => TempDir::new_in(place)?,
+        Some(place) => {
+            fs::create_dir_all(&place)?;
+            TempDir::new_in(place)?
+        }
         None => TempDir::new()?,
     };
     let policy = folder.path().join("policy.toml");

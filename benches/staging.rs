@@ -113,7 +113,10 @@ fn command(place: &Path, arguments: &[&str]) -> Outcome<Duration> {
 
 async fn measure(chain: usize, out: &mut impl std::io::Write) -> Outcome<()> {
     let directory = match std::env::var_os("BENCH_DIR") {
-        Some(place) => TempDir::new_in(place)?,
+        Some(place) => {
+            std::fs::create_dir_all(&place)?;
+            TempDir::new_in(place)?
+        }
         None => TempDir::new()?,
     };
     let place = directory.path().join("store");
