@@ -10,6 +10,7 @@ use store_backend::object::{
 use support::faults::{Answer, Fault, Operation, Proxy};
 use support::s3::{Account, S3, moto, s3s_fs};
 use tokio::net::TcpListener;
+use verifier::Timestamp;
 
 /// What is refused is not tried again; if it were, it would take this long.
 const TOTAL: Duration = Duration::from_secs(20);
@@ -388,6 +389,31 @@ async fn a_listing_that_goes_round_is_an_error() {
         }
         assert_eq!(server.requests("").len(), 2 * (tokens.len() + 1));
         assert!(began.elapsed() < AT_ONCE);
+    }
+}
+
+/// As of a provider that knows only the first version of listings: what it lists first is not all there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listing_that_is_not_whole_is_an_error() {
+    let server = Proxy::answering(|request| {
+        let (kind, rest) = match request.operation() {
+            Operation::List => {
+                ("Bucket", "<NextMarker>b</NextMarker><CommonPrefixes><Prefix>a/</Prefix></CommonPrefixes>")
+            }
+            _ => ("MultipartUploads", ""),
+        };
+        let body = format!("<List{kind}Result><IsTruncated>true</IsTruncated>{rest}</List{kind}Result>");
+        Answer::new(200, "application/xml", &body)
+    });
+    let server = server.await;
+    let bucket = Bucket::connect(location(server.port, "bucket"), patience(), somebody()).await;
+    let bucket = bucket.expect("nobody is asked yet");
+    let mut pages = bucket.list("").await.expect("it begins");
+    let page = pages.next().await.expect_err("there is more").to_string();
+    let folders = bucket.list_folders("").await.expect_err("there is more").to_string();
+    let leftovers = bucket.leftovers(Timestamp::from_unix(i64::MAX)).await.expect_err("there is more").to_string();
+    for error in [page, folders, leftovers] {
+        assert!(error.contains("s3://bucket") && error.contains("there is more"), "{error}");
     }
 }
 

@@ -133,6 +133,13 @@ impl Turn<'_> {
         self.alone.as_ref().map_or(Ok(()), |alone| alone.lone.check())
     }
 
+    /// Waits until a request is over that was not answered, where the provider does not keep writers apart.
+    async fn settle(&self) {
+        if let Some(alone) = &self.alone {
+            tokio::time::sleep(alone.lone.settles()).await;
+        }
+    }
+
     /// Looks whether a condition holds, where the provider does not.
     async fn refuses(&self, bucket: &Bucket, key: &Key, condition: &Condition) -> Result<bool, ObjectError> {
         if self.conditional {
@@ -399,8 +406,10 @@ impl Bucket {
         let folders = answer.common_prefixes().iter().filter_map(|found| found.prefix());
         let folders = folders.filter_map(|found| found.strip_prefix(prefix)?.strip_suffix('/'));
         let folders = folders.map(str::to_owned).collect();
-        let next = answer.next_continuation_token().filter(|_| answer.is_truncated() == Some(true));
-        course.go_on(next).map_err(|why| endless(place, why))?;
+        let next = answer.next_continuation_token().filter(|token| !token.is_empty());
+        // Who says nothing of it may know no more than where it goes on.
+        let is_truncated = answer.is_truncated().unwrap_or(next.is_some());
+        course.go_on(is_truncated, next).map_err(|why| unlisted(place, why))?;
         Ok((entries, folders))
     }
 }
@@ -420,7 +429,7 @@ impl Bucket {
     }
 }
 
-fn endless(place: String, why: String) -> ObjectError {
+fn unlisted(place: String, why: String) -> ObjectError {
     ObjectError::Io { action: "list", place, source: std::io::Error::other(why) }
 }
 
@@ -552,7 +561,7 @@ impl ObjectStore for Bucket {
             bytes += found.iter().map(|name| size_of::<String>() + name.len()).sum::<usize>();
             folders.extend(found);
             if bytes > MOST_OF_FOLDERS {
-                return Err(endless(self.place(prefix), "the provider lists folders without end".into()));
+                return Err(unlisted(self.place(prefix), "the provider lists folders without end".into()));
             }
             if course.has_ended() {
                 return Ok(folders);

@@ -24,13 +24,16 @@ impl Course {
         self.from.is_none()
     }
 
-    /// Notes where the provider says that the next page is; none after the last.
+    /// Notes whether the provider says that there is more, and where the next page is.
     ///
     /// # Errors
-    /// When the listing comes to no end, with the reason.
-    pub(super) fn go_on(&mut self, next: Option<&str>) -> Result<(), String> {
-        self.from = next.map(str::to_owned);
-        let Some(next) = next else {
+    /// When the listing comes to no end, or ends before it is whole, with the reason.
+    pub(super) fn go_on(&mut self, is_truncated: bool, next: Option<&str>) -> Result<(), String> {
+        self.from = next.filter(|_| is_truncated).map(str::to_owned);
+        let Some(next) = &self.from else {
+            if is_truncated {
+                return Err("the provider says that there is more, and not where it goes on".into());
+            }
             return Ok(());
         };
         if !self.been.insert(self.been.hasher().hash_one(next)) {
@@ -52,19 +55,21 @@ mod tests {
         let mut course = Course::default();
         assert!(course.has_ended());
         for token in ["a", "b", "c"] {
-            course.go_on(Some(token)).expect("it goes on");
+            course.go_on(true, Some(token)).expect("it goes on");
             assert!(!course.has_ended());
             assert_eq!(course.from().as_deref(), Some(token));
         }
-        course.go_on(None).expect("it ends");
+        course.go_on(false, Some("d")).expect("it ends");
         assert!(course.has_ended());
+        assert!(course.go_on(true, None).is_err(), "it is not whole");
         let mut course = Course::default();
-        let mut goes_on = |token: &str| course.go_on(Some(token)).is_ok();
-        assert!(goes_on("a") && goes_on("b") && !goes_on("a"), "it goes round");
+        let goes_on = |course: &mut Course, token: &str| course.go_on(true, Some(token)).is_ok();
+        let [a, b, again] = ["a", "b", "a"].map(|token| goes_on(&mut course, token));
+        assert!(a && b && !again, "it goes round");
         let mut course = Course::default();
-        assert!(course.go_on(Some("a")).is_ok() && course.go_on(Some("a")).is_err(), "it stays where it is");
+        assert!(goes_on(&mut course, "a") && !goes_on(&mut course, "a"), "it stays where it is");
         let mut course = Course::default();
-        let pages = (0..).take_while(|page| course.go_on(Some(&page.to_string())).is_ok()).count();
+        let pages = (0..).take_while(|page| goes_on(&mut course, &page.to_string())).count();
         assert_eq!(pages, MOST_PAGES - 1);
     }
 }

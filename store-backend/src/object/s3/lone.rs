@@ -96,11 +96,11 @@ impl Lone {
 
     /// Gives the lease back, once nothing is under way any more.
     pub(super) async fn give_back(&self) {
-        self.renewing.abort();
         let held = self.lease.end();
         for lock in &self.locks {
             let _over = lock.lock().await;
         }
+        self.renewing.abort();
         if held {
             self.lease.give_back().await;
         }
@@ -196,7 +196,10 @@ impl Lease {
     /// Notes that the lease was held at a moment: for half of the time for which others watch it, it still is. The other half is
     /// for requests that are under way then.
     fn held(&self, since: Instant) {
-        *self.state() = State::Held { until: since + self.lasts / 2 };
+        // What is lost or given back is not held again.
+        if let State::Held { until } = &mut *self.state() {
+            *until = since + self.lasts / 2;
+        }
     }
 
     fn check(&self) -> Result<(), ObjectError> {

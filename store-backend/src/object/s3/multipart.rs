@@ -21,7 +21,7 @@ use verifier::Timestamp;
 use super::course::Course;
 use super::failure::{failed, is_absent, status};
 use super::tries::Tries;
-use super::{Bucket, Patience, endless, etag, is_refusal};
+use super::{Bucket, Patience, etag, is_refusal, unlisted};
 use crate::nonce::nonce;
 use crate::object::{Condition, Etag, Expected, Key, Leftover, ObjectError, ObjectStore as _, Put, Upload};
 
@@ -386,6 +386,7 @@ impl Multipart {
                 let is_gone = error.code() == Some("NoSuchUpload");
                 let is_refused = !is_gone && is_refusal(condition, &error);
                 if !is_gone && !is_refused && !tries.are_unclear() {
+                    turn.settle().await;
                     return Err(failed("complete", &place, &tries, &error));
                 }
                 // It may be that the answer to an earlier attempt was lost.
@@ -396,7 +397,10 @@ impl Multipart {
                     }
                     Ok(None) if is_refused => Ok(Put::Refused),
                     Err(error) if is_refused => Err(error),
-                    Ok(None) | Err(_) => Err(failed("complete", &place, &tries, &error)),
+                    Ok(None) | Err(_) => {
+                        turn.settle().await;
+                        Err(failed("complete", &place, &tries, &error))
+                    }
                 }
             }
         }
@@ -471,9 +475,9 @@ pub(super) async fn unfinished(bucket: &Bucket) -> Result<Vec<Leftover>, ObjectE
             }
         }
         from = (answer.next_key_marker().map(str::to_owned), answer.next_upload_id_marker().map(str::to_owned));
-        let next = from.0.as_ref().filter(|_| answer.is_truncated() == Some(true));
-        let next = next.map(|key| format!("{key}\n{}", from.1.as_deref().unwrap_or_default()));
-        course.go_on(next.as_deref()).map_err(|why| endless(place.clone(), why))?;
+        let next = from.0.as_ref().map(|key| format!("{key}\n{}", from.1.as_deref().unwrap_or_default()));
+        let is_truncated = answer.is_truncated() == Some(true);
+        course.go_on(is_truncated, next.as_deref()).map_err(|why| unlisted(place.clone(), why))?;
         if course.has_ended() {
             return Ok(found);
         }
