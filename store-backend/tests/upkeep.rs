@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store_backend::gate::sweep::{Finding, Kind, Sweep};
 use store_backend::gate::{Gate, Index};
@@ -21,6 +21,9 @@ use verifier::{StoreDir, StorePath, Timestamp};
 
 /// Later than anything.
 const EVER: Timestamp = Timestamp::from_unix(i64::MAX);
+
+/// How long what failed stays announced.
+const SETTLES: Duration = Duration::from_secs(10);
 
 fn signed(name: &str) -> Package {
     package(name).signed_by(&[&alice(), &bob()])
@@ -281,10 +284,17 @@ fn a_sweep_beside_uploads_takes_nothing_that_a_path_needs() {
     for package in &admitted {
         assert_eq!(two.raw().nar(package).expect("it is served"), package.nar);
     }
-    sweep(&two, EVER, true);
     let needed: BTreeSet<String> = admitted.iter().map(nar_file).collect();
-    let there: BTreeSet<String> = names(one.store()).into_iter().filter(|name| name.starts_with("nar/")).collect();
-    assert_eq!(there, needed);
+    let swept = || {
+        sweep(&two, EVER, true);
+        names(one.store()).into_iter().filter(|name| name.starts_with("nar/")).collect::<BTreeSet<String>>()
+    };
+    // What an upload that failed has announced is left alone for a while.
+    let begun = Instant::now();
+    while swept() != needed && begun.elapsed() < 3 * SETTLES {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(swept(), needed);
 }
 
 /// Whether a path's NAR can be read to its end.

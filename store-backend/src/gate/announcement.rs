@@ -32,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long after its maker has died or failed an announcement still counts: what that sent last may still be on its way.
 pub(super) const SETTLES: Duration = Duration::from_secs(10);
 
+/// After how many seconds one whose maker has failed is a leftover, should the maker not be there to withdraw it by then. Others' clocks
+/// may be somewhat behind or ahead.
+const EXPIRES: i64 = 60;
+
 /// How long between two looks.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -170,11 +174,22 @@ impl Announcement {
 
     /// Makes it anew, if it still stands. Where that fails, it ends when its time is over.
     async fn renew(&self) {
+        if self.holds().is_ok() {
+            self.make_again(now()).await;
+        }
+    }
+
+    /// Makes it anew as of so long ago that its time is soon over, whoever looks.
+    async fn let_expire(&self) {
+        self.make_again(Timestamp::from_unix(now().as_unix() - self.kind.lasts() + EXPIRES)).await;
+    }
+
+    async fn make_again(&self, made: Timestamp) {
         let Stands { document, etag } = self.stands.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (Some(objects), Ok(())) = (&self.objects, self.holds()) else {
+        let Some(objects) = &self.objects else {
             return;
         };
-        let document = Document { made: now(), ..document };
+        let document = Document { made, ..document };
         let draft = Draft::passing(self.key.clone(), Condition::Matches(etag), document.to_bytes());
         match objects.publish(vec![draft]).await.map(|put| put.into_iter().next()) {
             Ok(Some(Put::Stored(etag))) => {
@@ -189,6 +204,8 @@ impl Announcement {
     /// others see it for a while longer.
     pub(super) async fn end<T>(self, done: Result<T, GateError>) -> Result<T, GateError> {
         if done.as_ref().is_err_and(|error| !error.is_refusal()) {
+            // This process may end before that while is over. A store that fails is not waited for long.
+            let _ended_by_others = tokio::time::timeout(SETTLES, self.let_expire()).await;
             return done;
         }
         self.withdraw().await?;
@@ -249,7 +266,10 @@ pub(super) async fn announce_upload(
             let what = crossing.paths.intersection(&document.paths).next();
             let what = what.or_else(|| crossing.nars.intersection(&document.nars).next());
             let what = what.map_or("", String::as_str);
-            return Err(GateError::Crossed(format!("{what} is being deleted, and this upload rests on it")));
+            let crossed = GateError::Crossed(format!("{what} is being deleted, and this upload rests on it"));
+            // Nothing was begun.
+            announcement.withdraw().await?;
+            return Err(crossed);
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -395,6 +415,11 @@ mod tests {
         let source = std::io::Error::from(std::io::ErrorKind::TimedOut);
         let failed = ObjectError::Io { action: "write", place: "an object".into(), source };
         assert!(stands_after(Err(failed.into())).await, "perhaps it is written after all");
+        // Should this process end, others need not wait for long.
+        let left = all(&objects, Kind::Upload).await.expect("it can be read");
+        let [(_, _, Document { made, .. })] = &left[..] else { panic!("{} stand", left.len()) };
+        let left = made.as_unix() + Kind::Upload.lasts() - now().as_unix();
+        assert!((1..=EXPIRES).contains(&left), "{left} s");
     }
 
     #[tokio::test]

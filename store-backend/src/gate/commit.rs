@@ -9,6 +9,7 @@ use verifier::{Fingerprint, FingerprintDigest, PathInfo, StorePath};
 
 use super::admission::Publication;
 use super::announcement::{Announcement, Touched, announce_upload};
+use super::error::first_failure;
 use super::staging::{Holding, Reservation};
 use super::verified::{Luggage, Verified};
 use super::{Gate, GateError, Sight, Uploader};
@@ -135,9 +136,8 @@ impl Commit {
         }
         announcement.holds()?;
         let published = self.publish(prepared).await;
-        self.gate.hold(holdings, &self.uploader.0).await?;
-        published?;
-        failed.map_or(Ok(()), Err)
+        let held = self.gate.hold(holdings, &self.uploader.0).await;
+        first_failure([published, held, failed.map_or(Ok(()), Err)])
     }
 
     /// Returns the valid ones of the paths that a batch refers to outside of itself. While it is announced, none of them goes.

@@ -169,6 +169,14 @@ impl From<ObjectError> for GateError {
     }
 }
 
+/// Returns the first failure of some that counts: where the store failed, nobody knows what became of what was sent to it, and what was
+/// refused besides is not all there is to say.
+pub(super) fn first_failure(done: impl IntoIterator<Item = Result<(), GateError>>) -> Result<(), GateError> {
+    let (refused, failed): (Vec<GateError>, Vec<GateError>) =
+        done.into_iter().filter_map(Result::err).partition(GateError::is_refusal);
+    failed.into_iter().chain(refused).next().map_or(Ok(()), Err)
+}
+
 impl GateError {
     /// Says whether nothing was begun, because of what was asked for: the store has not failed.
     pub(super) fn is_refusal(&self) -> bool {
@@ -192,5 +200,19 @@ impl GateError {
     /// Says that a path is not valid here.
     pub(crate) fn not_valid(store_dir: &StoreDir, path: &StorePath) -> Self {
         Self::NotValid(store_dir.render_path(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_the_store_goes_before_a_refusal() {
+        let refused = || Err(GateError::NotValid("one".into()));
+        let failed = || Err(GateError::Contended("another".into()));
+        assert!(first_failure([Ok(()), Ok(())]).is_ok());
+        assert!(matches!(first_failure([Ok(()), refused()]), Err(GateError::NotValid(_))));
+        assert!(matches!(first_failure([refused(), failed(), Ok(())]), Err(GateError::Contended(_))));
     }
 }

@@ -15,6 +15,7 @@ use super::admission::Short;
 use super::candidates::{Candidate, Place, since};
 use super::commit::Offered;
 use super::decisions::{Event, Judged};
+use super::error::first_failure;
 use super::shelf::{Note, Shelf, listing_draft};
 use super::verified::Luggage;
 use super::{Gate, GateError, Uploader};
@@ -240,7 +241,7 @@ impl Gate {
         let again: Vec<Result<(), GateError>> =
             stream::iter(again.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
         // What cannot be taken back in takes nothing from the rest.
-        let again = again.into_iter().collect::<Result<(), GateError>>();
+        let again = first_failure(again);
         if fresh.is_empty() {
             return again;
         }
