@@ -354,9 +354,12 @@ impl Client {
     }
 }
 
+/// Most messages before one answer: who sends more has none.
+const MOST_MESSAGES: usize = 10_000;
+
 /// Reads the daemon's messages until its answer begins.
 async fn wait_for_answer(reader: &mut Reader<SocketSource<Input>>, lines: &mut Vec<String>) -> Result<(), ClientError> {
-    loop {
+    for _ in 0..MOST_MESSAGES {
         match Message::read(reader).await? {
             Message::Last => return Ok(()),
             Message::Error(error) => return Err(ClientError::Remote(error.text)),
@@ -365,4 +368,5 @@ async fn wait_for_answer(reader: &mut Reader<SocketSource<Input>>, lines: &mut V
             _ => {}
         }
     }
+    Err(ClientError::Nonsense(format!("more than {MOST_MESSAGES} messages before an answer")))
 }

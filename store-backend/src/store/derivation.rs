@@ -15,6 +15,9 @@ use crate::object::ObjectError;
 /// Largest derivation that is read, in bytes.
 const MAX_DERIVATION: u64 = 16 << 20;
 
+/// Most outputs of one derivation; each may be asked for. Those that Nix builds have a handful.
+const MOST_OUTPUTS: usize = 256;
+
 /// What a NAR of one file has besides its content, in bytes, at most.
 const NAR_OVERHEAD: u64 = 256;
 
@@ -90,6 +93,10 @@ async fn derivation_of(store: &dyn Store, statement: &Statement) -> Result<Deriv
     let nar = store.open_nar(statement).await?.ok_or_else(|| failed("its contents are not there".into()))?;
     let bytes = spawn_blocking(move || bytes_of(nar)).await.map_err(ObjectError::from)?.map_err(failed)?;
     let derivation = parse_derivation(path, &bytes, store.store_dir()).map_err(failed)?;
+    let outputs = derivation.outputs().len();
+    if outputs > MOST_OUTPUTS {
+        return Err(failed(format!("it has {outputs} outputs, more than the {MOST_OUTPUTS} that are looked for")));
+    }
     match derivation.drv_path() {
         Ok(made) if made == *path => Ok(derivation),
         Ok(made) => Err(failed(format!("its text is that of {}", store.store_dir().render_path(&made)))),

@@ -117,12 +117,13 @@ fn hash(derivation: &Derivation, inputs: &Inputs, masked: bool) -> Option<Hash> 
         format!("(\"{hash}\",[{}])", outputs.join(","))
     };
     let inputs = inputs.iter().map(input).collect::<Vec<_>>().join(",");
+    let names: HashSet<String> = derivation.outputs().keys().map(|output| quoted(output)).collect();
     let mut variables = Vec::new();
     for variable in values(environment.strip_prefix(b"[")?.strip_suffix(b"]")?)? {
         let pair = values(variable.strip_prefix(b"(")?.strip_suffix(b")")?)?;
         let [name, value] = pair[..] else { return None };
-        let is_output = || derivation.outputs().keys().any(|output| quoted(output).as_bytes() == name);
-        let value: &[u8] = if masked && is_output() { b"\"\"" } else { value };
+        let is_output = std::str::from_utf8(name).is_ok_and(|name| names.contains(name));
+        let value: &[u8] = if masked && is_output { b"\"\"" } else { value };
         variables.push([b"(", name, b",", value, b")"].concat());
     }
     let mut sha256 = Sha256::new();

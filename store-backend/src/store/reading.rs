@@ -136,10 +136,14 @@ impl Nar {
         path: &PathInfo,
         file: &NarFile,
     ) -> Result<Self, StoreError> {
-        let most = path.nar_size.saturating_add(path.nar_size / 8).saturating_add(1 << 20);
-        let bytes = decompress(Box::new(compressed.take(most)), &file.compression);
+        let bytes = decompress(Box::new(compressed.take(Self::most_compressed(path))), &file.compression);
         let bytes = bytes.map_err(|source| StoreError::Compression { url: file.url.clone(), source })?;
         Ok(Self::Bytes(Box::new(bytes)))
+    }
+
+    /// Returns the most bytes that a path's NAR can reasonably have when it is compressed.
+    pub(super) fn most_compressed(path: &PathInfo) -> u64 {
+        path.nar_size.saturating_add(path.nar_size / 8).saturating_add(1 << 20)
     }
 }
 

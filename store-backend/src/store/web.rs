@@ -233,8 +233,9 @@ impl WebClient {
         }
     }
 
-    /// Opens an object for a thread that may block; none if there is none.
-    pub(super) async fn open(&self, place: &str) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
+    /// Opens an object for a thread that may block; none if there is none. No more than `most` bytes of it are read as they come:
+    /// what is encoded may have many that stand for none.
+    pub(super) async fn open(&self, place: &str, most: u64) -> Result<Option<Box<dyn Read + Send>>, StoreError> {
         let url = self.url(place)?;
         let mut tries = Tries::new(&url);
         let response = loop {
@@ -248,8 +249,8 @@ impl WebClient {
         let (pieces, receiver) = mpsc::channel(WAITING);
         let (client, asked) = (self.clone(), url.clone());
         tokio::spawn(async move { client.pass(asked, response, pieces).await });
-        let body = Box::new(Body { pieces: receiver, pending: Bytes::new() });
-        let decoded = decode(body, &encoding);
+        let body = Body { pieces: receiver, pending: Bytes::new() };
+        let decoded = decode(Box::new(body.take(most)), &encoding);
         decoded.map(Some).map_err(|error| StoreError::Web { url: shown(&url), why: format!("it is {error}") })
     }
 

@@ -91,7 +91,7 @@ impl Store for WebCache {
         let Some(file) = &statement.file else {
             return Ok(None);
         };
-        match self.client.open(&file.url).await? {
+        match self.client.open(&file.url, Nar::most_compressed(&statement.info)).await? {
             Some(body) => Ok(Some(Nar::compressed(body, &statement.info, file)?)),
             None => Ok(None),
         }

@@ -244,8 +244,11 @@ async fn no_position<S: ByteSource>(reader: &mut Reader<S>) -> Result<(), WireEr
     }
 }
 
-/// Reads a text that is only shown: what is not UTF-8 in it is replaced.
+/// Most bytes of a text that are shown. Nobody reads more, and who sends more than one such text could fill the memory with them.
+const MAX_SHOWN: usize = 16 << 10;
+
+/// Reads a text that is only shown: what is not UTF-8 in it is replaced, and what is beyond [`MAX_SHOWN`] is left out.
 async fn lossy<S: ByteSource>(reader: &mut Reader<S>, what: &'static str) -> Result<String, WireError> {
     let bytes = reader.bytes(what, StringLimit::Long).await?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_SHOWN)]).into_owned())
 }

@@ -19,11 +19,15 @@ use super::*;
 use crate::audit::{self, Contents, Measure, Scope, audit};
 use crate::protocol::{Operation, Request, Trust, greet_client, write_unkeyed_path_info};
 use crate::rate::{LEAST, PERIOD};
-use crate::wire::{Message, Reader, SocketSource, WireError, Writer};
+use crate::wire::{ErrorMessage, Message, Reader, SocketSource, WireError, Writer};
 
 /// What a daemon has, and how it answers.
 struct Plan {
     packages: Vec<(PathInfo, Vec<u8>)>,
+    /// So many messages come before each answer.
+    messages: u64,
+    /// What is said instead of an answer about a path.
+    failure: Option<String>,
     /// So many bytes are sent at once.
     piece: usize,
     /// And this long is waited between them.
@@ -41,6 +45,8 @@ impl Default for Plan {
         let (piece, pause) = (1 << 20, Duration::ZERO);
         Self {
             packages: Vec::new(),
+            messages: 0,
+            failure: None,
             piece,
             pause,
             cuts: Mutex::default(),
@@ -122,6 +128,15 @@ impl Plan {
             let operation = Operation::from_number(reader.u64().await?).expect("an operation");
             let request = Request::read(operation, &mut reader, &store_dir, &greeting.features).await;
             let (mut answer, mut ends) = (Writer::new(Vec::new()), false);
+            for activity in 0..self.messages {
+                Message::StopActivity(activity).write(&mut answer);
+            }
+            if let Some(failure) = &self.failure {
+                Message::Error(ErrorMessage::new(failure.clone())).write(&mut answer);
+                answer.flush().await?;
+                output.write_all(&answer.into_inner()).await?;
+                continue;
+            }
             Message::Last.write(&mut answer);
             match request.expect("a question") {
                 Request::QueryPathInfo(path) => {
@@ -195,6 +210,22 @@ async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
     let error = last.1.as_ref().expect_err("it takes too long");
     assert!(matches!(error, StoreError::Stalled { .. }) && error.ends_it(), "{error}");
     assert!(began.elapsed() < 6 * PERIOD);
+}
+
+#[tokio::test]
+async fn who_has_much_to_say_and_no_answer_is_not_listened_to() {
+    let info = |messages: u64| async move {
+        let fake = Fake::start(Plan { packages: vec![package(1, 1)], messages, ..Plan::default() });
+        fake.connect().await.statements(fake.paths()).await.remove(0).1
+    };
+    assert!(matches!(info(9_999).await, Ok(Some(_))));
+    let error = info(10_000).await.expect_err("there might be no end to it");
+    assert!(error.to_string().contains("messages before an answer"), "{error}");
+    let failure = Some("\u{1f4a3}".repeat(1 << 20));
+    let fake = Fake::start(Plan { packages: vec![package(1, 1)], failure, ..Plan::default() });
+    let error = fake.connect().await.statements(fake.paths()).await.remove(0).1.expect_err("that is what it says");
+    let length = error.to_string().len();
+    assert!((10_000..20_000).contains(&length), "{length} bytes are more than anybody reads");
 }
 
 /// Half as fast again as it has to be, and for longer than one waits for an answer to begin.

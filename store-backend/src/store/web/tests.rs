@@ -51,6 +51,9 @@ fn answer(status: &str, headers: &str, length: usize, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
 }
 
+/// More than any body here has.
+const MUCH: u64 = 1 << 20;
+
 const RANGES: &str = "ETag: \"v1\"\r\nAccept-Ranges: bytes\r\n";
 
 /// Writes an answer of a part down.
@@ -109,7 +112,7 @@ async fn who_sends_a_byte_now_and_then_is_not_waited_for() {
     let client = Web::parse(&base).expect("an address").client().expect("a client");
     let error = client.get("a", 1_000).await.expect_err("it never comes whole").to_string();
     assert!(error.contains("did not come whole"), "{error}");
-    let body = client.open("nar/b").await.expect("an answer").expect("it is there");
+    let body = client.open("nar/b", MUCH).await.expect("an answer").expect("it is there");
     let error = read(body).await.expect_err("it comes too slowly").to_string();
     assert!(error.contains("/nar/b") && error.contains("less than"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(60));
@@ -120,7 +123,7 @@ async fn who_breaks_off_after_each_byte_is_not_asked_for_ever() {
     let mut answers = vec![answer("200 OK", RANGES, 1_000, "x")];
     answers.extend((1..1_000).map(|at| part(RANGES, &format!("{at}-999"), 1_000 - at, "x")));
     let server = Scripted::start(answers);
-    let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+    let body = server.client().open("nar/x", MUCH).await.expect("an answer").expect("it is there");
     let error = read(body).await.expect_err("it comes too slowly").to_string();
     assert!(error.contains("less than"), "{error}");
     assert!(server.asked().len() < 500);
@@ -147,14 +150,34 @@ async fn what_is_compressed_for_the_transport_is_decompressed() {
     ]);
     let client = server.client();
     assert_eq!(client.get("a", 100).await.expect("an answer").expect("it is there"), "narinfo");
-    let body = client.open("nar/b").await.expect("an answer").expect("it is there");
+    let body = client.open("nar/b", MUCH).await.expect("an answer").expect("it is there");
     assert_eq!(read(body).await.expect("all of it"), "a NAR");
     let get = async |place| client.get(place, 100).await.expect_err(place).to_string();
     assert!(get("bomb").await.contains("more than 100 bytes"));
     assert!(get("half").await.contains("/cache/half"));
     assert!(get("secret").await.contains("compressed with secret"));
-    let Err(error) = client.open("secret").await else { panic!("nobody knows how to read it") };
+    let Err(error) = client.open("secret", MUCH).await else { panic!("nobody knows how to read it") };
     assert!(error.to_string().contains("compressed with secret"), "{error}");
+}
+
+/// A server could send what stands for nothing for ever.
+#[tokio::test]
+async fn what_stands_for_nothing_is_not_read_without_end() {
+    let gzip = |text: &str| {
+        let mut bytes = Vec::new();
+        let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::default());
+        encoder.read_to_end(&mut bytes).expect("memory is enough");
+        bytes
+    };
+    let body = [gzip("").repeat(1_000), gzip("a NAR")].concat();
+    let head = answer("200 OK", "Content-Encoding: gzip\r\n", body.len(), "");
+    let server = Scripted::start(vec![[head.as_bytes(), &body].concat(); 2]);
+    let read_of = async |most| {
+        let body = server.client().open("nar/x", most).await.expect("an answer").expect("it is there");
+        read(body).await.ok()
+    };
+    assert_eq!(read_of(body.len() as u64).await.as_deref(), Some("a NAR"));
+    assert_ne!(read_of(1_000).await.as_deref(), Some("a NAR"));
 }
 
 #[tokio::test]
@@ -163,7 +186,7 @@ async fn a_refusal_is_an_answer() {
         let server = Scripted::start(vec![answer(status, "", 0, ""); 3]);
         let client = server.client();
         assert_eq!(client.get("a", 100).await.expect("an answer"), None, "{status}");
-        assert!(client.open("nar/b").await.expect("an answer").is_none(), "{status}");
+        assert!(client.open("nar/b", MUCH).await.expect("an answer").is_none(), "{status}");
         assert!(!client.exists("c").await.expect("an answer"), "{status}");
         assert_eq!(server.asked().len(), 3, "{status}");
     }
@@ -183,7 +206,7 @@ async fn a_body_that_breaks_off_is_read_on_where_its_version_is_the_same() {
         part(ranges, "4-9", 6, "45"),
         part(ranges, "6-9", 4, "6789"),
     ]);
-    let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+    let body = server.client().open("nar/x", MUCH).await.expect("an answer").expect("it is there");
     assert_eq!(read(body).await.expect("all of it"), "0123456789");
     let on = |from: usize| format!("GET /cache/nar/x HTTP/1.1 range: bytes={from}- if-range: \"v1\"");
     assert_eq!(server.asked(), ["GET /cache/nar/x HTTP/1.1".to_owned(), on(4), on(4), on(6)]);
@@ -196,18 +219,18 @@ async fn a_body_that_breaks_off_is_read_on_where_its_version_is_the_same() {
         answer("206 Partial Content", ranges, 6, "456789"),
     ] {
         let server = Scripted::start(vec![answer("200 OK", ranges, 10, "0123"), second.clone()]);
-        let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+        let body = server.client().open("nar/x", MUCH).await.expect("an answer").expect("it is there");
         assert!(read(body).await.expect_err(&second).to_string().contains("replaced"), "{second}");
     }
     // A weak tag cannot be asked for, but compared.
     let weak = ranges.replace("\"v1", "W/\"v1");
     let server = Scripted::start(vec![answer("200 OK", &weak, 10, "0123"), part(&weak, "4-9", 6, "456789")]);
-    let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+    let body = server.client().open("nar/x", MUCH).await.expect("an answer").expect("it is there");
     assert_eq!(read(body).await.expect("all of it"), "0123456789");
     assert_eq!(server.asked()[1], "GET /cache/nar/x HTTP/1.1 range: bytes=4-");
     // A server that sends no parts is not asked for one.
     let server = Scripted::start(vec![answer("200 OK", "", 10, "0123")]);
-    let body = server.client().open("nar/x").await.expect("an answer").expect("it is there");
+    let body = server.client().open("nar/x", MUCH).await.expect("an answer").expect("it is there");
     assert!(read(body).await.is_err());
     assert_eq!(server.asked().len(), 1);
 }
