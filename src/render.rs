@@ -106,7 +106,12 @@ pub fn now() -> Timestamp {
 pub fn failure(error: &CommandError) {
     // A store's or a peer's words may be in it. Nobody may be left to read it.
     let text = error.to_string();
-    let lines: Vec<String> = text.lines().map(|line| bounded(line, MAX_LINE)).collect();
+    // Only a policy's own errors have several lines.
+    let lines: Vec<&str> = match error {
+        CommandError::Policy { .. } => text.lines().collect(),
+        _ => vec![&text],
+    };
+    let lines: Vec<String> = lines.into_iter().map(|line| bounded(line, MAX_LINE)).collect();
     let _unread = writeln!(io::stderr(), "nix-quorum: {}", lines.join("\n"));
 }
 

@@ -114,6 +114,58 @@ fn why_does_not_say_no_where_it_cannot_tell() {
     assert_eq!((code, &answer["chain"], &answer["complete"]), (Some(4), &serde_json::Value::Null, &false.into()));
 }
 
+/// What is not there has nobody who says anything of it but those that refer to it.
+#[test]
+fn why_finds_what_is_missing() {
+    let folder = world();
+    std::fs::remove_file(folder.path().join("cache/040h2081040h2081040h2081040h2081.narinfo")).expect("it is there");
+    let ask = |more: &[&str]| {
+        let question = ["why", "040h2081040h2081040h2081040h2081-library", "result"];
+        let output = quorum(folder.path(), &[&question, &POLICY[1..], more].concat()).output();
+        let output = output.expect("the program runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
+    };
+    let (code, said) = ask(&[]);
+    let last = said.lines().last().expect("a chain");
+    assert!(code == Some(0) && last.contains("-library fails: missing-reference"), "{code:?} {said}");
+    let (_, said) = ask(&["--json"]);
+    let answer: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let chain = answer["chain"].as_array().expect("there is one");
+    assert!(chain.len() > 1 && chain[chain.len() - 1]["standing"] == "fails", "{said}");
+}
+
+/// Where nothing could be looked at, nothing stands.
+#[test]
+fn no_report_says_that_all_is_well_where_not_all_was_seen() {
+    let folder = world();
+    std::fs::create_dir(folder.path().join("empty")).expect("room for a directory");
+    write(folder.path(), "empty/nix-cache-info", "StoreDir: /nix/store\n");
+    let shown = |format: &str| {
+        let arguments = ["verify", "--store", "empty", "--policy", "policy.toml", "--all", "--format", format];
+        let output = quorum(folder.path(), &arguments).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(4), "{format}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    let text = shown("text");
+    assert!(text.contains("there is more that could not be looked at") && !text.contains("and stand;"), "{text}");
+    assert!(shown("json").contains("\"standing\": \"unchecked\""));
+    assert!(shown("html").contains("\"standing\":\"unchecked\""));
+    assert!(shown("sarif").contains("\"standing\": \"unchecked\""));
+    let junit = shown("junit");
+    assert!(junit.contains("tests=\"1\" failures=\"0\" errors=\"1\""), "{junit}");
+    assert!(junit.contains("<error message=\"this store names no path"), "{junit}");
+}
+
+/// A name may have been made up to look like more than one line.
+#[test]
+fn an_error_is_one_line() {
+    let folder = world();
+    let output = quorum(folder.path(), &["verify", "--store", "cache", "--policy", "policy.toml", "x\nall is well"]);
+    let said = { output }.output().expect("the program runs").stderr;
+    let said = String::from_utf8(said).expect("it is text");
+    assert!(said.lines().count() == 1 && said.contains("x\\nall is well"), "{said}");
+}
+
 /// What stands in config.toml is as good as on the command line.
 #[test]
 fn the_policy_may_stand_in_the_configuration() {

@@ -173,7 +173,11 @@ impl Closure {
     pub fn judge(&self) -> Report {
         let circles = kosaraju_scc(&self.graph);
         let mut own: Vec<Own> = self.nodes.iter().map(|(_, own)| own.clone()).collect();
+        let mut missing: BTreeMap<Arc<StorePath>, Vec<usize>> = BTreeMap::new();
         for (place, absent) in self.absent.iter().enumerate().filter(|(_, absent)| !absent.is_empty()) {
+            for path in absent {
+                missing.entry(path.clone()).or_default().push(place);
+            }
             let names = phrase::list(absent.iter().map(|path| path.to_basename()), "and");
             let verb = if absent.len() == 1 { "is" } else { "are" };
             let message = format!("it refers to {names}, which {verb} not in the store");
@@ -191,6 +195,6 @@ impl Closure {
         let standings: Vec<Standing> = own.iter().map(|own| own.standing).collect();
         let remedies: Vec<&[Arc<str>]> = own.iter().map(|own| &*own.remedies).collect();
         let traced = causes::trace(&self.graph, &circles, &standings, &remedies);
-        report::assemble(self.nodes.iter().map(|(path, _)| path.clone()).zip(own), &self.graph, traced)
+        report::assemble(self.nodes.iter().map(|(path, _)| path.clone()).zip(own), &self.graph, traced, missing)
     }
 }

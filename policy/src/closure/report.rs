@@ -1,5 +1,6 @@
 //! The report on a closure: data alone, the same whoever renders it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -41,6 +42,9 @@ pub struct Report {
     /// What single signers could do about it: those who could complete most paths, up to 64, and first those who would clear
     /// most.
     pub remedies: Vec<Remedy>,
+    /// What paths refer to that is neither among them nor known to be present: by whom, as places among the paths.
+    #[serde(skip)]
+    pub absent: BTreeMap<Arc<StorePath>, Vec<usize>>,
 }
 
 impl Report {
@@ -137,6 +141,7 @@ pub(super) fn assemble(
     nodes: impl Iterator<Item = (Arc<StorePath>, Own)>,
     graph: &DiGraph<(), (), u32>,
     traced: Traced,
+    absent: BTreeMap<Arc<StorePath>, Vec<usize>>,
 ) -> Report {
     let (names, owns): (Vec<Arc<StorePath>>, Vec<Own>) = nodes.unzip();
     let cause = |(index, place): (usize, &usize)| Cause {
@@ -169,7 +174,7 @@ pub(super) fn assemble(
     }
     let remedy = |Clearing { signer, completes, clears }| Remedy { signer, completes, clears };
     let remedies = traced.clearings.into_iter().map(remedy).collect();
-    Report { version: VERSION, totals, paths, causes, remedies }
+    Report { version: VERSION, totals, paths, causes, remedies, absent }
 }
 
 /// Lists the places that a path refers to, in their order.

@@ -36,7 +36,7 @@ fn document<'a>(audit: &'a Audit, subject: &'a Subject<'_>) -> impl Serialize + 
         bytes_read: subject.read,
         exit: audit.faults.bits(),
         faults: audit.faults,
-        standing: audit.report.standing(),
+        standing: audit.standing(),
         totals: &audit.report.totals,
         notes: &audit.notes,
         roots: audit.roots.iter().map(name).collect(),

@@ -1,5 +1,6 @@
 //! An audit as JUnit's XML: a test for each path. What does not stand by itself is a failure, or an error where it could not be
-//! checked; what stands or falls with others is skipped where it falls.
+//! checked; what stands or falls with others is skipped where it falls. One more is an error where there is more than these paths
+//! that could not be looked at.
 
 use std::io::{self, Write};
 
@@ -13,11 +14,12 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
     let count = |own: Standing| report.paths.iter().filter(|path| path.own == own).count();
     let below = |path: &&PathReport| path.own == Standing::Stands && path.standing != Standing::Stands;
     let below = report.paths.iter().filter(below).count();
+    let elsewhere = usize::from(audit.incomplete);
     let counts = format!(
         "tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{below}\"",
-        report.totals.paths,
+        report.totals.paths + elsewhere,
         count(Standing::Fails),
-        count(Standing::Unchecked)
+        count(Standing::Unchecked) + elsewhere
     );
     writeln!(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>")?;
     writeln!(out, "<testsuites name=\"nix-quorum verify\" {counts}>")?;
@@ -29,6 +31,13 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
     )?;
     for path in &report.paths {
         put_test(out, path, subject)?;
+    }
+    if audit.incomplete {
+        writeln!(
+            out,
+            "    <testcase classname=\"nix-quorum.verify\" name=\"everything\">\n      <error message=\"{}\"/>\n    </testcase>",
+            escaped(&audit.notes.join("; "))
+        )?;
     }
     writeln!(out, "  </testsuite>\n</testsuites>")
 }

@@ -41,7 +41,7 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
                 "store": subject.store,
                 "policyVersion": subject.policy.version(),
                 "policyDigest": subject.policy.digest(),
-                "standing": audit.report.standing(),
+                "standing": audit.standing(),
                 "totals": audit.report.totals,
             }),
             results: Results { audit, subject, codes: &codes },

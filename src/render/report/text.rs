@@ -30,7 +30,7 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>, 
     put_noted(out, report, subject, detail)?;
     put_remedies(out, report)?;
     put_advice(out, report)?;
-    put_summary(out, report, subject)?;
+    put_summary(out, audit, subject)?;
     for note in &audit.notes {
         writeln!(out, "Note: {note}.")?;
     }
@@ -163,7 +163,7 @@ fn put_advice(out: &mut impl Write, report: &Report) -> io::Result<()> {
     if codes.is_empty() { Ok(()) } else { writeln!(out) }
 }
 
-fn put_summary(out: &mut impl Write, report: &Report, subject: &Subject<'_>) -> io::Result<()> {
+fn put_summary(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) -> io::Result<()> {
     let contents = match subject.contents {
         Contents::Read => format!("{} of contents were read", bytes(subject.read)),
         Contents::Leave => "contents were not read".to_owned(),
@@ -174,13 +174,13 @@ fn put_summary(out: &mut impl Write, report: &Report, subject: &Subject<'_>) -> 
         0 => String::new(),
         rules => format!(" and {}", count(rules, "rule")),
     };
-    writeln!(out, "{}: {}; {contents}. The policy wants {demand}{rules}.", subject.store, outcome(report))
+    writeln!(out, "{}: {}; {contents}. The policy wants {demand}{rules}.", subject.store, outcome(audit))
 }
 
 /// Returns in a line how many paths stand and how many do not.
-pub(super) fn outcome(report: &Report) -> String {
-    let totals = report.totals;
-    match report.standing() {
+pub(super) fn outcome(audit: &Audit) -> String {
+    let totals = audit.report.totals;
+    match audit.standing() {
         Standing::Stands if totals.paths == 1 => paint(Paint::Good, "1 path was checked, and stands"),
         Standing::Stands => paint(Paint::Good, &format!("{} paths were checked, and stand", totals.paths)),
         standing @ (Standing::Unchecked | Standing::Fails) => {
@@ -195,6 +195,9 @@ pub(super) fn outcome(report: &Report) -> String {
             }
             if totals.causes < totals.paths - totals.stands {
                 parts.push(format!("because of {} of them", totals.causes));
+            }
+            if audit.incomplete {
+                parts.push("and there is more that could not be looked at".to_owned());
             }
             paint(if standing == Standing::Fails { Paint::Bad } else { Paint::Doubt }, &parts.join(", "))
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use policy::{PathReport, Report, Standing};
+use policy::{Code, Finding, PathReport, Report, Standing};
 use serde_json::json;
 use store_backend::audit::Audit;
 use verifier::StorePath;
@@ -29,25 +29,34 @@ const MOST_UNKNOWN: usize = 10;
 /// When it cannot be written.
 pub fn why(audit: &Audit, subject: &Subject<'_>, path: &StorePath, format: Format) -> Result<ExitCode, CommandError> {
     let report = &audit.report;
-    let target = report.place_of(path);
-    let places = target.and_then(|target| chain(report, &audit.roots, target));
+    let there = report.place_of(path).map(|place| vec![place]);
+    // What is not there has no place, but those that refer to it have.
+    let missing = if there.is_none() { report.absent.get(path) } else { None };
+    let places = there.as_ref().or(missing).and_then(|targets| chain(report, &audit.roots, targets));
+    let not_there = Finding::new(Code::MissingReference, "it is not in the store");
+    let steps = places.map(|places| {
+        let step = |place: &usize| Step::of(&report.paths[*place]);
+        let last =
+            missing.map(|_| Step { path, standing: Standing::Fails, findings: std::slice::from_ref(&not_there) });
+        places.iter().map(step).chain(last).collect::<Vec<_>>()
+    });
     let mut out = io::stdout().lock();
-    let code = match &places {
+    let code = match &steps {
         Some(_) => 0,
         None if audit.faults.unchecked => UNKNOWN,
         None => NO_CHAIN,
     };
-    let result = match (format, places) {
-        (Format::Json, places) => {
-            let step = |place: &usize| {
-                let PathReport { path, standing, findings, .. } = &report.paths[*place];
+    let result = match (format, steps) {
+        (Format::Json, steps) => {
+            let step = |step: &Step<'_>| {
+                let Step { path, standing, findings } = step;
                 json!({ "path": path.to_basename(), "standing": standing, "findings": findings })
             };
-            let chain: Option<Vec<_>> = places.map(|places| places.iter().map(step).collect());
+            let chain: Option<Vec<_>> = steps.map(|steps| steps.iter().map(step).collect());
             let answer = json!({ "path": path.to_basename(), "chain": chain, "complete": !audit.faults.unchecked });
             serde_json::to_writer_pretty(&mut out, &answer).map_err(io::Error::from).and_then(|()| out.write_all(b"\n"))
         }
-        (Format::Text, Some(places)) => put_places(&mut out, report, subject, &places, ""),
+        (Format::Text, Some(steps)) => put_steps(&mut out, subject, &steps, ""),
         (Format::Text, None) if audit.faults.unchecked => put_unknown(&mut out, audit, subject, path),
         (Format::Text, None) => {
             writeln!(out, "{}: nothing that was asked about refers to it", subject.render(path))
@@ -78,21 +87,28 @@ pub(super) fn put_chain(
     to: usize,
     indent: &str,
 ) -> io::Result<()> {
-    match chain(&audit.report, from, to) {
-        Some(places) => put_places(out, &audit.report, subject, &places, indent),
-        None => Ok(()),
+    let Some(places) = chain(&audit.report, from, &[to]) else {
+        return Ok(());
+    };
+    let steps: Vec<Step<'_>> = places.iter().map(|place| Step::of(&audit.report.paths[*place])).collect();
+    put_steps(out, subject, &steps, indent)
+}
+
+/// One path of a chain.
+struct Step<'a> {
+    path: &'a StorePath,
+    standing: Standing,
+    findings: &'a [Finding],
+}
+
+impl<'a> Step<'a> {
+    fn of(report: &'a PathReport) -> Self {
+        Self { path: &report.path, standing: report.standing, findings: &report.findings }
     }
 }
 
-fn put_places(
-    out: &mut impl Write,
-    report: &Report,
-    subject: &Subject<'_>,
-    places: &[usize],
-    indent: &str,
-) -> io::Result<()> {
-    for (step, place) in places.iter().enumerate() {
-        let PathReport { path, standing, findings, .. } = &report.paths[*place];
+fn put_steps(out: &mut impl Write, subject: &Subject<'_>, steps: &[Step<'_>], indent: &str) -> io::Result<()> {
+    for (step, Step { path, standing, findings }) in steps.iter().enumerate() {
         let own = match (standing, findings.first()) {
             (Standing::Stands, _) => paint(Paint::Good, "stands"),
             (_, None) => "does not stand because of what it refers to".to_owned(),
@@ -105,16 +121,18 @@ fn put_places(
     Ok(())
 }
 
-/// Returns the shortest chain of references from one of some places to another one; none if there is none. Of several, the
+/// Returns the shortest chain of references from one of some places to one of others; none if there is none. Of several, the
 /// one that is first in the order of paths.
-fn chain(report: &Report, from: &[usize], to: usize) -> Option<Vec<usize>> {
+fn chain(report: &Report, from: &[usize], to: &[usize]) -> Option<Vec<usize>> {
+    let mut wanted = vec![false; report.paths.len()];
+    to.iter().for_each(|place| wanted[*place] = true);
     let mut before: Vec<Option<usize>> = vec![None; report.paths.len()];
     let mut seen = vec![false; report.paths.len()];
     let mut queue: VecDeque<usize> = from.iter().copied().collect();
     from.iter().for_each(|place| seen[*place] = true);
     while let Some(place) = queue.pop_front() {
-        if place == to {
-            let mut chain: Vec<usize> = std::iter::successors(Some(to), |place| before[*place]).collect();
+        if wanted[place] {
+            let mut chain: Vec<usize> = std::iter::successors(Some(place), |place| before[*place]).collect();
             chain.reverse();
             return Some(chain);
         }

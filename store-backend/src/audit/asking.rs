@@ -44,7 +44,8 @@ impl Gathered {
             let rivals = statement.rivals.iter().map(|rival| rival.references.len()).sum::<usize>();
             statement.info.references.len() + rivals
         };
-        self.statements().map(|statement| texts(statement) + 100 * paths(statement)).sum()
+        let failures = self.elsewhere.iter().filter_map(|answer| answer.as_ref().err()).map(String::len).sum::<usize>();
+        failures + self.statements().map(|statement| texts(statement) + 100 * paths(statement)).sum::<usize>()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::sync::Arc;
 
+use nix_archive::nar::Error as ArchiveError;
 use policy::{Address, Code, Finding, Strength};
 use tokio::task::spawn_blocking;
 use verifier::{
@@ -144,7 +145,7 @@ fn expected(info: &PathInfo) -> String {
 }
 
 /// What an error in reading a NAR says about it.
-enum Complaint {
+pub(super) enum Complaint {
     /// The bytes are not those that were vouched for, or not all there.
     Damaged(Code),
     /// They cannot have such an address.
@@ -153,13 +154,16 @@ enum Complaint {
     Unknown(Code),
 }
 
-fn complaint(error: &NarError) -> Complaint {
+pub(super) fn complaint(error: &NarError) -> Complaint {
     match error {
         NarError::Read { source, .. } => match source.kind() {
             ErrorKind::InvalidData => Complaint::Damaged(Code::ContentMismatch),
             ErrorKind::UnexpectedEof => Complaint::Damaged(Code::MissingContent),
+            ErrorKind::Unsupported => Complaint::Unknown(Code::LimitExceeded),
             _ => Complaint::Unknown(Code::MissingContent),
         },
+        // It may well be what was vouched for.
+        NarError::Malformed { source: ArchiveError::MaxDepth(_), .. } => Complaint::Unknown(Code::LimitExceeded),
         NarError::Malformed { .. } => Complaint::Damaged(Code::ContentMismatch),
         NarError::NotOneFile(_) | NarError::NoTextHash(_) | NarError::NoGitHash(_) | NarError::NoGitRoot => {
             Complaint::FalseAddress

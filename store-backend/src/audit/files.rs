@@ -148,6 +148,7 @@ fn understood(error: ArchiveError) -> io::Error {
         // It was there when the walk began, so whoever removes it now is to blame.
         ArchiveError::Io(error) => error,
         ArchiveError::FileChanged(_) => io::Error::other(error.to_string()),
+        ArchiveError::MaxDepth(_) => io::Error::new(ErrorKind::Unsupported, error.to_string()),
         error => io::Error::new(ErrorKind::InvalidData, error.to_string()),
     }
 }

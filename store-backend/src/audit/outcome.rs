@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use policy::{Code, Report, escaped};
+use policy::{Code, Report, Standing, bounded};
 use serde::{Serialize, Serializer};
 use verifier::{NarHash, StorePath};
 
@@ -22,6 +22,8 @@ pub struct Audit {
     pub notes: Vec<String>,
     /// What kinds of faults were found.
     pub faults: Faults,
+    /// Whether there is more than these paths that could not be looked at; the notes say what.
+    pub incomplete: bool,
 }
 
 /// What a store says of a path, and what its signatures are worth.
@@ -49,20 +51,56 @@ pub struct Faults {
     pub unchecked: bool,
 }
 
+/// Longest note, in characters.
+const MAX_NOTE: usize = 2_000;
+
 impl Audit {
     /// Puts together what was found; `faults` are those of the paths by themselves.
     pub(super) fn new(
         report: Report,
         mut facts: HashMap<Arc<StorePath>, Facts>,
         roots: &BTreeSet<StorePath>,
-        notes: BTreeSet<String>,
+        notes: Notes,
         mut faults: Faults,
     ) -> Self {
         let lacks_reference = |code: &Code| matches!(code, Code::MissingReference | Code::ReferenceCycle);
         faults.untrusted |= report.causes.iter().any(|cause| cause.codes.iter().any(lacks_reference));
         let facts = report.paths.iter().map(|path| facts.remove(&path.path)).collect();
         let roots = roots.iter().filter_map(|root| report.place_of(root)).collect();
-        Self { facts, roots, notes: notes.iter().map(|note| escaped(note)).collect(), faults, report }
+        faults.unchecked |= notes.incomplete;
+        let Notes { texts, incomplete } = notes;
+        Self { facts, roots, notes: texts.into_iter().collect(), faults, report, incomplete }
+    }
+
+    /// Returns how all of it stands: as its worst path does, and no better than unchecked where there is more than the paths that were
+    /// looked at.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.report.standing().max(if self.incomplete { Standing::Unchecked } else { Standing::Stands })
+    }
+}
+
+/// Most notes of one audit: whoever is told so much looks into it.
+const MOST_NOTES: usize = 1_000;
+
+/// What whoever reads an audit should know besides, each in a sentence and once.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    texts: BTreeSet<String>,
+    incomplete: bool,
+}
+
+impl Notes {
+    pub(super) fn add(&mut self, note: &str) {
+        if self.texts.len() < MOST_NOTES {
+            self.texts.insert(bounded(note, MAX_NOTE));
+        }
+    }
+
+    /// Adds a note of something that could not be looked at, and that is not one of the paths.
+    pub(super) fn add_unchecked(&mut self, note: &str) {
+        self.incomplete = true;
+        self.add(note);
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix_archive::nar::{Node, encode_tree};
-use policy::Policy;
+use policy::{Code, Policy, Standing};
 use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 use verifier::{
@@ -14,6 +14,8 @@ use verifier::{
     StoreDir, StorePath, Timestamp, digest_nar,
 };
 
+use super::contents::{Complaint, complaint};
+use super::files::digest_files;
 use super::signatures::Source;
 use super::{Audit, Contents, Measure, Outputs, Progress, ReadingLog, Scope, Substituter, audit};
 use crate::client::Client;
@@ -282,6 +284,35 @@ async fn no_signature_crowds_out_another() {
     assert_eq!(kept, 16 + good.len(), "the rest is counted");
 }
 
+/// More could be the matter than with the paths that are listed.
+#[tokio::test]
+async fn what_could_not_be_looked_at_does_not_stand() {
+    let (lib, app) = (package("lib", 1, &[], &["a", "b"]), package("app", 2, &[], &["a", "b"]));
+    let folder = cache(&[&lib, &app], |_, text| text);
+    let whole = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!((whole.standing(), whole.incomplete, whole.faults.bits()), (Standing::Stands, false, 0));
+    let narinfo = folder.path().join(format!("{}.narinfo", hash_part_of(&lib.info.path)));
+    std::fs::write(narinfo, "nonsense").expect("the owner's right");
+    let part = audit_cache(folder.path(), Scope::Everything, Contents::Read).await;
+    assert_eq!(part.report.totals.stands, 1, "the other one does");
+    assert_eq!((part.standing(), part.incomplete, part.faults.bits()), (Standing::Unchecked, true, 4));
+}
+
+/// Deeper than anybody parses, it may be what was vouched for all the same.
+#[test]
+fn what_is_too_deep_is_not_called_damaged() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let deep = (0..100).fold(folder.path().join("top"), |path, _| path.join("d"));
+    std::fs::create_dir_all(deep).expect("room for directories");
+    let flat =
+        AddressRequest { method: ContentAddressMethod::Nar, algorithm: HashAlgorithm::Sha512, own_hash_part: None };
+    for request in [None, Some(&flat)] {
+        let digest = digest_files(&folder.path().join("top"), request, u64::MAX, Arc::default());
+        let error = digest.expect_err("it is too deep");
+        assert!(matches!(complaint(&error), Complaint::Unknown(Code::LimitExceeded)), "{error}");
+    }
+}
+
 /// A pipe or a folder in the place of a file is an error, and one that comes at once.
 #[tokio::test]
 async fn what_is_no_file_is_not_waited_for() {
@@ -339,6 +370,29 @@ async fn a_derivation_is_the_one_that_its_path_names() {
     assert_eq!(paths.iter().map(|path| dir.render_path(path)).collect::<Vec<_>>(), std::slice::from_ref(&other));
     let said = outputs(&false_path).await.expect_err("it is another's text").to_string();
     assert!(said.contains(&format!("its text is that of {}", dir.render_path(&true_path))), "{said}");
+}
+
+/// Each output may be asked for, and a text of some megabytes can have a hundred thousand.
+#[tokio::test]
+async fn a_derivation_has_no_more_outputs_than_can_be_looked_for() {
+    let dir = StoreDir::default();
+    let outputs = async |count: usize| {
+        let each = (0..count).map(|number| format!(r#"("o{number:06}","","r:sha256","")"#)).collect::<Vec<_>>();
+        let text = format!(r#"Derive([{}],[],[],"system","/bin/sh",[],[])"#, each.join(","));
+        let mut package = package("app.drv", 1, &[], &[]);
+        package.nar = nar(&text);
+        let digest = digest_nar(&*package.nar, None).expect("a NAR");
+        (package.info.nar_hash, package.info.nar_size) = (digest.nar_hash, digest.nar_size);
+        package.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+        let folder = cache(&[&package], |_, text| text);
+        let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
+        let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
+        let named = format!("{}^*", dir.render_path(&package.info.path));
+        let found = Installable::parse(&named, &dir).expect("a derivation").resolve(&store, Meaning::Paths).await;
+        found.expect_err("nobody knows where they are").to_string()
+    };
+    assert!(outputs(256).await.contains("where its output \"o000000\" is"));
+    assert!(outputs(257).await.contains("it has 257 outputs, more than the 256"));
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use verifier::StorePath;
 
 use super::asking::{Gathered, ask};
-use super::outcome::Facts;
+use super::outcome::{Facts, Notes};
 use super::path::{PathAudit, audit_path};
 use super::{Audit, AuditError, Contents, Faults, Measure, Outputs, Progress};
 use crate::store::{History, MAX_PATHS, Store};
@@ -76,16 +76,15 @@ pub(super) struct Walk {
     roots: BTreeSet<StorePath>,
     /// References that are counted on, where they are there.
     present: BTreeSet<StorePath>,
-    notes: BTreeSet<String>,
+    notes: Notes,
     faults: Faults,
 }
 
 impl Walk {
     pub(super) fn new(store: Arc<dyn Store>, measure: Measure, progress: Arc<Progress>) -> Self {
-        let mut notes = BTreeSet::new();
+        let mut notes = Notes::default();
         if measure.contents == Contents::Leave {
-            notes
-                .insert("contents were not read: nothing shows that they are what the signatures are about".to_owned());
+            notes.add("contents were not read: nothing shows that they are what the signatures are about");
         }
         Self {
             store,
@@ -116,8 +115,7 @@ impl Walk {
             Ok(present) => self.present = present,
             Err(error) if error.ends_it() => return Err(error.into()),
             Err(error) => {
-                self.faults.unchecked = true;
-                self.notes.insert(format!(
+                self.notes.add_unchecked(&format!(
                     "whether everything is there that these paths refer to could not be checked: {error}"
                 ));
                 self.present = elsewhere;
@@ -135,21 +133,20 @@ impl Walk {
     /// Goes through every path there is.
     pub(super) async fn everything(&mut self) -> Result<(), AuditError> {
         let listed = self.store.all_paths().await?;
-        self.faults.unchecked |= !listed.unreadable.is_empty();
-        self.notes.extend(listed.unreadable);
+        listed.unreadable.iter().for_each(|note| self.notes.add_unchecked(note));
         if listed.more_unreadable > 0 {
-            self.notes.insert(format!("{} more objects cannot be read", listed.more_unreadable));
+            self.notes.add_unchecked(&format!("{} more objects cannot be read", listed.more_unreadable));
         }
         if listed.paths.is_empty() {
-            self.faults.unchecked = true;
-            self.notes.insert("this store names no path, so nothing was checked".to_owned());
+            self.notes.add_unchecked("this store names no path, so nothing was checked");
         }
         self.go(&listed.paths, References::Follow(Outputs::LeaveOut)).await
     }
 
     /// Judges what was found.
     pub(super) fn finish(mut self) -> Audit {
-        self.notes.extend(self.measure.read_before.iter().filter_map(|log| log.remark()));
+        let remarks = self.measure.read_before.iter().filter_map(|log| log.remark());
+        remarks.for_each(|remark| self.notes.add(&remark));
         let report = Closure::with_present(self.nodes, &self.present).judge();
         Audit::new(report, self.facts, &self.roots, self.notes, self.faults)
     }
@@ -219,16 +216,15 @@ impl Walk {
     /// Puts what a path refers to on the list, where it is not yet.
     fn follow(&mut self, gathered: &Gathered, seen: &mut HashSet<Arc<StorePath>>, queue: &mut VecDeque<StorePath>) {
         if let Some(why) = &gathered.unknown {
-            self.faults.unchecked = true;
-            self.notes.insert(why.clone());
+            self.notes.add_unchecked(why);
         }
         for reference in gathered.statement.info.references.iter().chain(&gathered.outputs) {
             if seen.contains(reference) {
                 continue;
             }
             if seen.len() >= MAX_PATHS {
-                self.faults.unchecked = true;
-                self.notes.insert(format!("there are more than {MAX_PATHS} paths, and the rest was left unchecked"));
+                let why = format!("there are more than {MAX_PATHS} paths, and the rest was left unchecked");
+                self.notes.add_unchecked(&why);
                 return;
             }
             seen.insert(Arc::new(reference.clone()));
@@ -244,7 +240,7 @@ impl Walk {
                 let note = format!(
                     "the times at which this store first saw signatures cannot be read ({why}): they count as seen now"
                 );
-                self.notes.insert(note);
+                self.notes.add(&note);
             }
         }
         self.waiting += works.iter().map(|work| work.weight).sum::<usize>();
