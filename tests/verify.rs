@@ -93,16 +93,18 @@ fn keys_and_a_number_stand_for_a_policy() {
     insta::assert_snapshot!("keys", text);
 }
 
+/// Asks why a path is in the closure of `result`; returns the exit code, and what is said.
+fn why(folder: &Path, path: &str, more: &[&str]) -> (Option<i32>, String) {
+    let arguments = [&["why", path, "result"], &POLICY[1..], more].concat();
+    let output = quorum(folder, &arguments).output().expect("the program runs");
+    (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
+}
+
 /// Nothing that was read refers to it, but not everything could be read.
 #[test]
 fn why_does_not_say_no_where_it_cannot_tell() {
     let folder = world();
-    let nothing = ["why", "00000000000000000000000000000001-nothing", "result"];
-    let ask = |more: &[&str]| {
-        let output =
-            quorum(folder.path(), &[&nothing, &POLICY[1..], more].concat()).output().expect("the program runs");
-        (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
-    };
+    let ask = |more: &[&str]| why(folder.path(), "00000000000000000000000000000001-nothing", more);
     let (code, said) = ask(&[]);
     assert!(code == Some(1) && said.contains("nothing that was asked about refers to it"), "{code:?} {said}");
     let library = folder.path().join("cache/040h2081040h2081040h2081040h2081.narinfo");
@@ -119,12 +121,7 @@ fn why_does_not_say_no_where_it_cannot_tell() {
 fn why_finds_what_is_missing() {
     let folder = world();
     std::fs::remove_file(folder.path().join("cache/040h2081040h2081040h2081040h2081.narinfo")).expect("it is there");
-    let ask = |more: &[&str]| {
-        let question = ["why", "040h2081040h2081040h2081040h2081-library", "result"];
-        let output = quorum(folder.path(), &[&question, &POLICY[1..], more].concat()).output();
-        let output = output.expect("the program runs");
-        (output.status.code(), String::from_utf8(output.stdout).expect("it is text"))
-    };
+    let ask = |more: &[&str]| why(folder.path(), "040h2081040h2081040h2081040h2081-library", more);
     let (code, said) = ask(&[]);
     let last = said.lines().last().expect("a chain");
     assert!(code == Some(0) && last.contains("-library fails: missing-reference"), "{code:?} {said}");
@@ -160,9 +157,9 @@ fn no_report_says_that_all_is_well_where_not_all_was_seen() {
 #[test]
 fn an_error_is_one_line() {
     let folder = world();
-    let output = quorum(folder.path(), &["verify", "--store", "cache", "--policy", "policy.toml", "x\nall is well"]);
-    let said = { output }.output().expect("the program runs").stderr;
-    let said = String::from_utf8(said).expect("it is text");
+    let output =
+        quorum(folder.path(), &[&POLICY[..], &["x\nall is well"]].concat()).output().expect("the program runs");
+    let said = String::from_utf8(output.stderr).expect("it is text");
     assert!(said.lines().count() == 1 && said.contains("x\\nall is well"), "{said}");
 }
 

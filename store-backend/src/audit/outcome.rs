@@ -51,9 +51,6 @@ pub struct Faults {
     pub unchecked: bool,
 }
 
-/// Longest note, in characters.
-const MAX_NOTE: usize = 2_000;
-
 impl Audit {
     /// Puts together what was found; `faults` are those of the paths by themselves.
     pub(super) fn new(
@@ -82,6 +79,9 @@ impl Audit {
 
 /// Most notes of one audit: whoever is told so much looks into it.
 const MOST_NOTES: usize = 1_000;
+
+/// Longest note, in characters.
+const MAX_NOTE: usize = 2_000;
 
 /// What whoever reads an audit should know besides, each in a sentence and once.
 #[derive(Debug, Default)]

@@ -174,7 +174,7 @@ impl Turn<'_> {
                     // Who is told to come again knows that nothing was done.
                     let wait = if failure::is_put_off(status(&error)) { pause.min(settles) } else { settles };
                     if begun.elapsed() + wait >= patience.total || self.check().is_err() {
-                        tokio::time::sleep(settles).await;
+                        self.settle().await;
                         return Err(error);
                     }
                     tokio::time::sleep(wait).await;

@@ -386,7 +386,6 @@ impl Multipart {
                 let is_gone = error.code() == Some("NoSuchUpload");
                 let is_refused = !is_gone && is_refusal(condition, &error);
                 if !is_gone && !is_refused && !tries.are_unclear() {
-                    turn.settle().await;
                     return Err(failed("complete", &place, &tries, &error));
                 }
                 // It may be that the answer to an earlier attempt was lost.

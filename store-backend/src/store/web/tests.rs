@@ -51,6 +51,18 @@ fn answer(status: &str, headers: &str, length: usize, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}")
 }
 
+/// Writes an answer down whose body is no text.
+fn encoded(headers: &str, body: &[u8]) -> Vec<u8> {
+    [answer("200 OK", headers, body.len(), "").as_bytes(), body].concat()
+}
+
+fn gzip(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::default());
+    encoder.read_to_end(&mut bytes).expect("memory is enough");
+    bytes
+}
+
 /// More than any body here has.
 const MUCH: u64 = 1 << 20;
 
@@ -131,13 +143,6 @@ async fn who_breaks_off_after_each_byte_is_not_asked_for_ever() {
 
 #[tokio::test]
 async fn what_is_compressed_for_the_transport_is_decompressed() {
-    let gzip = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::default());
-        encoder.read_to_end(&mut bytes).expect("memory is enough");
-        bytes
-    };
-    let encoded = |headers: &str, bytes: &[u8]| [answer("200 OK", headers, bytes.len(), "").as_bytes(), bytes].concat();
     let bomb = gzip(&"x".repeat(10_000));
     assert!(bomb.len() < 100);
     let server = Scripted::start(vec![
@@ -163,15 +168,8 @@ async fn what_is_compressed_for_the_transport_is_decompressed() {
 /// A server could send what stands for nothing for ever.
 #[tokio::test]
 async fn what_stands_for_nothing_is_not_read_without_end() {
-    let gzip = |text: &str| {
-        let mut bytes = Vec::new();
-        let mut encoder = flate2::read::GzEncoder::new(text.as_bytes(), flate2::Compression::default());
-        encoder.read_to_end(&mut bytes).expect("memory is enough");
-        bytes
-    };
     let body = [gzip("").repeat(1_000), gzip("a NAR")].concat();
-    let head = answer("200 OK", "Content-Encoding: gzip\r\n", body.len(), "");
-    let server = Scripted::start(vec![[head.as_bytes(), &body].concat(); 2]);
+    let server = Scripted::start(vec![encoded("Content-Encoding: gzip\r\n", &body); 2]);
     let read_of = async |most| {
         let body = server.client().open("nar/x", most).await.expect("an answer").expect("it is there");
         read(body).await.ok()
