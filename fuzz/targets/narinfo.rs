@@ -218,7 +218,7 @@ fn compressed(compression: &str, bytes: &[u8]) {
     let path = read_narinfo(OWN, text.as_bytes()).expect("a narinfo").info.path;
     let stated = statement(cache, &path);
     let nar = run(cache.open_nar(&stated)).expect("a known compression").expect("it was written");
-    let Nar::Bytes(reader) = nar else { panic!("a cache has no files") };
+    let Nar::AtHand(reader) = nar else { panic!("a cache has no files") };
     within(NAR_MEMORY, || {
         let mut reader = reader.take(STATED + 1);
         match digest_nar(&mut reader, None) {

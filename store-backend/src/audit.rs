@@ -7,6 +7,7 @@ mod asking;
 mod contents;
 mod files;
 mod hashing;
+mod lanes;
 mod outcome;
 mod path;
 mod progress;

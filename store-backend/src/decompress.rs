@@ -11,6 +11,7 @@ use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use liblzma::stream::{CONCATENATED, Stream};
 use nix_narinfo::Compression;
 use thiserror::Error;
+use zstd::zstd_safe::DParameter;
 
 /// The largest zstd window that is accepted, as a power of two: 128 MiB, what `zstd --ultra -22` uses and `zstd -d` accepts.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -30,6 +31,16 @@ const DEFLATE: &str = "deflate";
 #[error("compressed with {0}, which is not read here; zstd, xz, bzip2, gzip, br and none are")]
 pub struct UnknownCompression(String);
 
+/// Whether the checksums are looked at that what is compressed has of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Checksums {
+    /// They are all there is.
+    Check,
+    /// What comes out is held against a cryptographic hash, so that they say nothing more. Zstandard's take a seventh of the
+    /// time.
+    LeaveOut,
+}
+
 /// Returns a reader of what was compressed. It fails with `InvalidData` or `UnexpectedEof` where the bytes are damaged, and with
 /// what its source says where that fails.
 ///
@@ -38,6 +49,7 @@ pub struct UnknownCompression(String);
 pub(crate) fn decompress(
     compressed: Box<dyn Read + Send>,
     compression: &Compression,
+    checksums: Checksums,
 ) -> Result<Box<dyn Read + Send>, UnknownCompression> {
     let not_read = |error: io::Error| UnknownCompression(format!("{compression} ({error})"));
     let failed = Arc::new(AtomicBool::new(false));
@@ -47,6 +59,7 @@ pub(crate) fn decompress(
         Compression::Zstd => {
             let mut inner = zstd::stream::read::Decoder::with_buffer(source).map_err(not_read)?;
             inner.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(not_read)?;
+            inner.set_parameter(DParameter::ForceIgnoreChecksum(checksums == Checksums::LeaveOut)).map_err(not_read)?;
             Box::new(Decoder { inner, failed })
         }
         Compression::Xz => {
@@ -79,7 +92,7 @@ pub(crate) fn decode(
 ) -> Result<Box<dyn Read + Send>, UnknownCompression> {
     match coding(encoding)? {
         Compression::None => Ok(encoded),
-        coding => decompress(encoded, &coding),
+        coding => decompress(encoded, &coding, Checksums::Check),
     }
 }
 
@@ -94,7 +107,8 @@ pub(crate) async fn decode_whole(encoded: Bytes, encoding: &str, limit: u64) -> 
     }
     let decoding = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
-        let decoded = decompress(Box::new(io::Cursor::new(encoded)), &coding).map_err(io::Error::other)?;
+        let decoded =
+            decompress(Box::new(io::Cursor::new(encoded)), &coding, Checksums::Check).map_err(io::Error::other)?;
         decoded.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > limit {
             return Err(io::Error::other(format!("it has more than {limit} bytes")));
@@ -173,7 +187,7 @@ impl<R: Read> Read for Decoder<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use std::io::{Cursor, Write as _};
 
     use super::*;
 
@@ -187,7 +201,8 @@ mod tests {
 
     fn read(compressed: Vec<u8>, compression: &Compression) -> Result<Vec<u8>, ErrorKind> {
         let mut bytes = Vec::new();
-        let opened = decompress(Box::new(Cursor::new(compressed)), compression).expect("a compression that is read");
+        let opened = decompress(Box::new(Cursor::new(compressed)), compression, Checksums::Check);
+        let opened = opened.expect("a compression that is read");
         opened.take(1 << 20).read_to_end(&mut bytes).map_err(|error| error.kind())?;
         Ok(bytes)
     }
@@ -217,7 +232,7 @@ mod tests {
         for (compression, compressed) in compressed() {
             assert_eq!(read(compressed, &compression), Ok(TEXT.to_vec()), "{compression}");
         }
-        let refused = decompress(Box::new(io::empty()), &Compression::Other("lrzip".into())).err();
+        let refused = decompress(Box::new(io::empty()), &Compression::Other("lrzip".into()), Checksums::Check).err();
         assert_eq!(
             refused.expect("lrzip is not read").to_string(),
             "compressed with lrzip, which is not read here; zstd, xz, bzip2, gzip, br and none are"
@@ -258,10 +273,28 @@ mod tests {
         }
         let compressions = compressed().into_iter().map(|(compression, _)| compression);
         for compression in compressions.chain([Compression::None]) {
-            let mut opened = decompress(Box::new(Fails), &compression).expect("a compression that is read");
+            let opened = decompress(Box::new(Fails), &compression, Checksums::Check);
+            let mut opened = opened.expect("a compression that is read");
             let kind = opened.read(&mut [0; 10]).expect_err("the source fails").kind();
             assert_eq!(kind, ErrorKind::PermissionDenied, "{compression}");
         }
+    }
+
+    #[test]
+    fn zstandards_own_checksums_may_be_left_out() {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("memory is enough");
+        encoder.include_checksum(true).expect("it can");
+        encoder.write_all(TEXT).expect("memory is enough");
+        let mut compressed = encoder.finish().expect("memory is enough");
+        *compressed.last_mut().expect("a checksum") ^= 1;
+        let read = |checksums| {
+            let mut bytes = Vec::new();
+            let opened = decompress(Box::new(Cursor::new(compressed.clone())), &Compression::Zstd, checksums);
+            let read = opened.expect("a compression that is read").read_to_end(&mut bytes);
+            read.map(|_| bytes).map_err(|error| error.kind())
+        };
+        assert_eq!(read(Checksums::Check), Err(ErrorKind::InvalidData));
+        assert_eq!(read(Checksums::LeaveOut), Ok(TEXT.to_vec()));
     }
 
     /// Such a window takes a gigabyte, and what it holds a few bytes.

@@ -204,6 +204,11 @@ impl Draft {
 /// An object is visible whole or not at all. Keys are compared byte by byte.
 #[async_trait]
 pub trait ObjectStore: Send + Sync + 'static {
+    /// Says whether it is reached over a network.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// Reads an object of at most `limit` bytes; none if there is none.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix_archive::nar::Error as ArchiveError;
 use policy::{Address, Code, Finding, Strength};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use verifier::{
     AddressProof, AddressRequest, ContentAddressMethod, HashAlgorithm, NarDigest, NarError, PathInfo, StoreDir,
@@ -13,12 +14,10 @@ use verifier::{
 
 use super::Progress;
 use super::files::digest_files;
-use super::hashing::{Count, Hashing};
+use super::hashing::{BLOCK, Count, Hashing};
+use super::lanes::{Lanes, processors};
 use crate::client::ClientError;
 use crate::store::{Nar, Statement, Store, StoreError};
-
-/// Bytes that are hashed at a time.
-const BLOCK: usize = 128 << 10;
 
 /// What is known of a path's contents and of its content address.
 pub(super) struct Checked {
@@ -54,7 +53,7 @@ pub(super) fn check_statement(store_dir: &StoreDir, info: &PathInfo) -> Checked 
 }
 
 /// Reads the contents, and compares them with what is said of them.
-pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, progress: Arc<Progress>) -> Checked {
+pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, reading: &Reading) -> Checked {
     let info = &statement.info;
     let claimed = Address::claimed(info);
     let failed = |finding| Checked { failures: vec![finding], ..Checked::unread(claimed) };
@@ -70,39 +69,72 @@ pub(super) async fn check_contents(store: &dyn Store, statement: &Statement, pro
         Err(StoreError::Daemon(ClientError::Remote(why))) => return failed(missing(why)),
         Err(error) => return unchecked(missing(error.to_string())),
     };
-    let (size, request) = (info.nar_size, AddressRequest::of_path(info));
-    let expected_hash = info.nar_hash;
-    let digesting = spawn_blocking(move || match nar {
-        Nar::Bytes(mut reader) => {
-            let count = Count::up_to(size, progress);
-            // Its hash says all there is to say of it; only a content address may be about what is in it.
-            let digest = match &request {
-                Some(request) => digest_nar(Passing { inner: &mut reader, count }, Some(request))?,
-                None => hash_nar(&mut reader, count)?,
-            };
-            if (digest.nar_hash, digest.nar_size) == (expected_hash, size) {
-                reader.was_whole();
-            }
-            Ok(digest)
-        }
-        Nar::Files(place) => digest_files(&place, request.as_ref(), size, progress),
-    });
-    let digest = match digesting.await {
-        Ok(Ok(digest)) => digest,
-        Ok(Err(error)) => {
+    let digest = match reading.digest(nar, info).await {
+        Ok(digest) => digest,
+        Err(error) => {
             return match complaint(&error) {
                 Complaint::Damaged(code) => failed(Finding::new(code, format!("{}: {error}", expected(info)))),
                 Complaint::FalseAddress => Checked::false_address(error.to_string()),
                 Complaint::Unknown(code) => unchecked(Finding::new(code, error.to_string())),
             };
         }
-        Err(error) => return unchecked(missing(format!("a worker ended without an answer: {error}"))),
     };
     if (digest.nar_hash, digest.nar_size) != (info.nar_hash, info.nar_size) {
         let found = format!("found {} of {} bytes", digest.nar_hash, digest.nar_size);
         return failed(Finding::new(Code::ContentMismatch, format!("{}, {found}", expected(info))));
     }
     check_address(store.store_dir(), info, &digest)
+}
+
+/// How contents are read.
+pub(super) struct Reading {
+    pub(super) progress: Arc<Progress>,
+    lanes: Lanes,
+    /// For contents that are at hand and have to be taken apart: one for each processor.
+    rooms: Semaphore,
+}
+
+impl Reading {
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        Self { progress, lanes: Lanes::new(processors()), rooms: Semaphore::new(processors()) }
+    }
+
+    /// Digests a NAR. Its hash says all there is to say of it; only a content address may be about what is in it.
+    async fn digest(&self, nar: Nar, info: &PathInfo) -> Result<NarDigest, NarError> {
+        let (expected, request) = ((info.nar_hash, info.nar_size), AddressRequest::of_path(info));
+        let count = Count::up_to(info.nar_size, self.progress.clone());
+        match (nar, request) {
+            (Nar::AtHand(nar), None) => self.lanes.hash(nar, count).await,
+            (Nar::AtHand(mut nar), request) => {
+                let _room = self.rooms.acquire().await;
+                blocking(move || digest_nar(Passing { inner: &mut nar, count }, request.as_ref())).await
+            }
+            (Nar::Bytes(mut nar), request) => {
+                let digesting = blocking(move || {
+                    let digest = match &request {
+                        Some(request) => digest_nar(Passing { inner: &mut nar, count }, Some(request))?,
+                        None => hash_nar(&mut nar, count)?,
+                    };
+                    if (digest.nar_hash, digest.nar_size) == expected {
+                        nar.was_whole();
+                    }
+                    Ok(digest)
+                });
+                digesting.await
+            }
+            (Nar::Files(place), request) => blocking(move || digest_files(&place, request.as_ref(), count)).await,
+        }
+    }
+}
+
+/// Does what may take a while, where that holds nobody up.
+async fn blocking(work: impl FnOnce() -> Result<NarDigest, NarError> + Send + 'static) -> Result<NarDigest, NarError> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(given_up(error)))
+}
+
+/// A worker ended without an answer.
+pub(super) fn given_up(error: impl std::error::Error) -> NarError {
+    NarError::Read { offset: 0, source: io::Error::other(format!("a worker ended without an answer: {error}")) }
 }
 
 /// Hashes a NAR as it is.

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
@@ -13,11 +12,7 @@ use nix_archive::nar::{Encoder, Error as ArchiveError};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
 use verifier::{AddressRequest, NarDigest, NarError, digest_nar};
 
-use super::Progress;
-use super::hashing::{Count, Hashing};
-
-/// Bytes that are read and handed on at a time: enough for the system's part to count for little.
-const BLOCK: usize = 128 << 10;
+use super::hashing::{BLOCK, Count, Hashing};
 
 /// Blocks that may wait for whoever hashes them.
 const WAITING: usize = 4;
@@ -27,10 +22,8 @@ const WAITING: usize = 4;
 pub(super) fn digest_files(
     place: &Path,
     request: Option<&AddressRequest>,
-    size: u64,
-    progress: Arc<Progress>,
+    count: Count,
 ) -> Result<NarDigest, NarError> {
-    let count = Count::up_to(size, progress);
     let Some(request) = request else {
         let mut sink = Hashing::new(count);
         let encoded = encode(&mut sink, place);

@@ -8,6 +8,9 @@ use verifier::{NarDigest, NarHash};
 
 use super::Progress;
 
+/// Bytes that are read and hashed at a time: enough for the system's part to count for little.
+pub(super) const BLOCK: usize = 128 << 10;
+
 /// Counts the bytes of a NAR, and stops where there are more than are said to be there.
 pub(super) struct Count {
     passed: u64,
@@ -29,6 +32,16 @@ impl Count {
         }
         Ok(())
     }
+
+    /// Returns how many bytes have come.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+}
+
+/// Makes the digest of a NAR that has passed.
+pub(super) fn digest(sha256: Sha256, count: &Count) -> NarDigest {
+    NarDigest::of_hash(NarHash::from_sha256(sha256.finalize().into()), count.passed)
 }
 
 /// Hashes a NAR that is written to it.
@@ -48,7 +61,7 @@ impl Hashing {
     }
 
     pub(super) fn finish(self) -> NarDigest {
-        NarDigest::of_hash(NarHash::from_sha256(self.sha256.finalize().into()), self.count.passed)
+        digest(self.sha256, &self.count)
     }
 }
 

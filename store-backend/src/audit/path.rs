@@ -1,16 +1,15 @@
 //! One path: its signatures, its content address and its contents, each with what it is worth.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use policy::{Address, Basis, Code, Finding, Own, Subject, Verdict};
 use verifier::{Claim, Evidence, PathInfo};
 
 use super::asking::Gathered;
-use super::contents::{Checked, check_contents, check_statement};
+use super::contents::{Checked, Reading, check_contents, check_statement};
 use super::outcome::Facts;
 use super::signatures::{report, weighed};
-use super::{Contents, Faults, Measure, Progress};
+use super::{Contents, Faults, Measure};
 use crate::store::{Statement, Store, describe_info};
 
 /// What came of one path.
@@ -26,7 +25,7 @@ pub(super) async fn audit_path(
     store: &dyn Store,
     measure: &Measure,
     gathered: Gathered,
-    progress: Arc<Progress>,
+    reading: &Reading,
 ) -> PathAudit {
     let Gathered { statement, elsewhere, .. } = gathered;
     let info = &statement.info;
@@ -41,7 +40,7 @@ pub(super) async fn audit_path(
         }
     };
     let Checked { address, failures, mut unchecked, .. } = match measure.contents {
-        Contents::Read => read_contents(store, measure, &statement, progress).await,
+        Contents::Read => read_contents(store, measure, &statement, reading).await,
         Contents::Leave => check_statement(store.store_dir(), info),
     };
     let mut notes: Vec<Finding> =
@@ -86,20 +85,15 @@ pub(super) async fn audit_path(
 }
 
 /// Reads the contents, unless an earlier audit has.
-async fn read_contents(
-    store: &dyn Store,
-    measure: &Measure,
-    statement: &Statement,
-    progress: Arc<Progress>,
-) -> Checked {
+async fn read_contents(store: &dyn Store, measure: &Measure, statement: &Statement, reading: &Reading) -> Checked {
     let Some(log) = &measure.read_before else {
-        return check_contents(store, statement, progress).await;
+        return check_contents(store, statement, reading).await;
     };
     let info = &statement.info;
     if let Some(proof) = log.find(info, store.store_dir()) {
         return Checked { address: Address::proven(info, proof), proof, failures: Vec::new(), unchecked: None };
     }
-    let checked = check_contents(store, statement, progress).await;
+    let checked = check_contents(store, statement, reading).await;
     if checked.failures.is_empty() && checked.unchecked.is_none() {
         log.note(info, checked.proof, measure.now);
     }

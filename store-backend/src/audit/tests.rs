@@ -16,6 +16,7 @@ use verifier::{
 
 use super::contents::{Complaint, complaint};
 use super::files::digest_files;
+use super::hashing::Count;
 use super::signatures::Source;
 use super::{Audit, Contents, Measure, Outputs, Progress, ReadingLog, Scope, Substituter, audit};
 use crate::client::Client;
@@ -307,7 +308,7 @@ fn what_is_too_deep_is_not_called_damaged() {
     let flat =
         AddressRequest { method: ContentAddressMethod::Nar, algorithm: HashAlgorithm::Sha512, own_hash_part: None };
     for request in [None, Some(&flat)] {
-        let digest = digest_files(&folder.path().join("top"), request, u64::MAX, Arc::default());
+        let digest = digest_files(&folder.path().join("top"), request, Count::up_to(u64::MAX, Arc::default()));
         let error = digest.expect_err("it is too deep");
         assert!(matches!(complaint(&error), Complaint::Unknown(Code::LimitExceeded)), "{error}");
     }

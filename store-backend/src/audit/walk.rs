@@ -1,14 +1,16 @@
 //! The way through a store: what it says of each path, and several contents at once behind that.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use policy::{Closure, Code, Finding, Node, Own};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use verifier::StorePath;
 
 use super::asking::{Gathered, ask};
+use super::contents::Reading;
+use super::lanes::processors;
 use super::outcome::{Facts, Notes};
 use super::path::{PathAudit, audit_path};
 use super::{Audit, AuditError, Contents, Faults, Measure, Outputs, Progress};
@@ -61,10 +63,12 @@ struct Audited {
 pub(super) struct Walk {
     store: Arc<dyn Store>,
     measure: Arc<Measure>,
-    progress: Arc<Progress>,
+    reading: Arc<Reading>,
+    /// Works that can begin: those with the largest contents first, so that none of these is what the end waits for.
+    ready: BTreeMap<(Reverse<u64>, usize), Vec<Work>>,
+    /// How many have been ready.
+    begun: usize,
     works: JoinSet<Vec<Audited>>,
-    /// How many of them are at work at once.
-    room: Arc<Semaphore>,
     /// As how many count those whose audit has begun and not ended.
     waiting: usize,
     /// References and signatures of all paths so far.
@@ -89,9 +93,10 @@ impl Walk {
         Self {
             store,
             measure: Arc::new(measure),
-            progress,
+            reading: Arc::new(Reading::new(progress)),
+            ready: BTreeMap::new(),
+            begun: 0,
             works: JoinSet::new(),
-            room: Arc::new(Semaphore::new(at_once())),
             waiting: 0,
             references: 0,
             signatures: 0,
@@ -153,6 +158,7 @@ impl Walk {
 
     async fn go(&mut self, roots: &BTreeSet<StorePath>, references: References) -> Result<(), AuditError> {
         let pace = self.store.pace();
+        let most_works = pace.contents * processors();
         let mut queue: VecDeque<StorePath> = roots.iter().cloned().collect();
         let mut seen: HashSet<Arc<StorePath>> = roots.iter().cloned().map(Arc::new).collect();
         let mut asked = JoinSet::new();
@@ -160,12 +166,17 @@ impl Walk {
             References::Follow(outputs) => outputs,
             References::CountOn => Outputs::LeaveOut,
         };
-        self.progress.found(queue.len());
+        self.reading.progress.found(queue.len());
         loop {
             while asked.len() < pace.at_once && self.waiting < MOST_WAITING && !queue.is_empty() {
                 let paths = queue.drain(..queue.len().min(pace.paths)).collect();
                 let (store, measure) = (self.store.clone(), self.measure.clone());
                 asked.spawn(async move { ask(&*store, &measure.substituters, paths, outputs).await });
+            }
+            while self.works.len() < most_works
+                && let Some((_, works)) = self.ready.pop_first()
+            {
+                self.start(works);
             }
             tokio::select! {
                 Some(answers) = asked.join_next() => {
@@ -185,7 +196,7 @@ impl Walk {
                                 works.push(Work::of(path, gathered, &seen));
                             }
                             // Of a path that only others name, the closure says that it is missing.
-                            Ok(None) if !roots.contains(&path) => self.progress.done(1),
+                            Ok(None) if !roots.contains(&path) => self.reading.progress.done(1),
                             Ok(None) => {
                                 let finding = Finding::new(Code::InvalidPath, "it is not valid in this store");
                                 self.unchecked(path, finding);
@@ -194,7 +205,7 @@ impl Walk {
                             Err(error) => self.unchecked(path, Finding::new(Code::MissingContent, error.to_string())),
                         }
                     }
-                    self.start(works);
+                    self.prepare(works);
                 }
                 Some(done) = self.works.join_next() => self.take(done?),
                 else => return Ok(()),
@@ -228,13 +239,13 @@ impl Walk {
                 return;
             }
             seen.insert(Arc::new(reference.clone()));
-            self.progress.found(1);
+            self.reading.progress.found(1);
             queue.push_back(reference.clone());
         }
     }
 
-    /// Starts with the signatures and contents of some paths.
-    fn start(&mut self, works: Vec<Work>) {
+    /// Puts the signatures and contents of some paths on the list of what can begin.
+    fn prepare(&mut self, works: Vec<Work>) {
         for work in &works {
             if let History::Closed(why) = &work.gathered.statement.history {
                 let note = format!(
@@ -255,24 +266,28 @@ impl Walk {
             if some.is_empty() {
                 return;
             }
-            let (store, measure, progress) = (self.store.clone(), self.measure.clone(), self.progress.clone());
-            let room = self.room.clone();
-            self.works.spawn(async move {
-                let _room = room.acquire_owned().await;
-                let mut audits = Vec::with_capacity(some.len());
-                for Work { path, references, weight, gathered } in some {
-                    let audit = audit_path(&*store, &measure, gathered, progress.clone()).await;
-                    audits.push(Audited { path, references, weight, audit });
-                }
-                audits
-            });
+            let size = some.iter().map(|work| work.gathered.statement.info.nar_size).fold(0, u64::saturating_add);
+            self.ready.insert((Reverse(size), self.begun), some);
+            self.begun += 1;
         }
+    }
+
+    fn start(&mut self, works: Vec<Work>) {
+        let (store, measure, reading) = (self.store.clone(), self.measure.clone(), self.reading.clone());
+        self.works.spawn(async move {
+            let mut audits = Vec::with_capacity(works.len());
+            for Work { path, references, weight, gathered } in works {
+                let audit = audit_path(&*store, &measure, gathered, &reading).await;
+                audits.push(Audited { path, references, weight, audit });
+            }
+            audits
+        });
     }
 
     /// Takes what came of some paths.
     fn take(&mut self, audits: Vec<Audited>) {
         self.waiting -= audits.iter().map(|audited| audited.weight).sum::<usize>();
-        self.progress.done(audits.len());
+        self.reading.progress.done(audits.len());
         for Audited { path, references, audit, .. } in audits {
             let PathAudit { own, facts, faults } = audit;
             self.faults |= faults;
@@ -286,12 +301,6 @@ impl Walk {
     fn unchecked(&mut self, path: StorePath, finding: Finding) {
         self.faults.unchecked = true;
         self.nodes.push(Node { path: Arc::new(path), references: Vec::new(), own: Own::unchecked(finding) });
-        self.progress.done(1);
+        self.reading.progress.done(1);
     }
-}
-
-/// How many paths are looked at at once: as many as there are processors, and as many again that wait for a disk or a network. It
-/// bounds memory too.
-fn at_once() -> usize {
-    2 * std::thread::available_parallelism().map_or(2, std::num::NonZero::get).min(16)
 }

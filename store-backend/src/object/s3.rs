@@ -447,6 +447,10 @@ fn fits_its_etag(object: &Object) -> bool {
 
 #[async_trait]
 impl ObjectStore for Bucket {
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     async fn get(&self, key: &Key, limit: u64) -> Result<Option<Object>, ObjectError> {
         let alone = matches!(self.0.writing, Writing::Lone(_));
         let mut before = None;

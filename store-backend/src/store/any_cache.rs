@@ -115,7 +115,8 @@ impl Store for BinaryCache {
     }
 
     fn pace(&self) -> Pace {
-        Pace { at_once: 2, paths: AT_ONCE }
+        let contents = if self.objects().is_remote() { Pace::CONTENTS } else { Pace::CONTENTS_AT_HAND };
+        Pace { at_once: 2, paths: AT_ONCE, contents }
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {
@@ -185,7 +186,9 @@ impl Store for BinaryCache {
             return Err(StoreError::Narinfo { key: narinfo_key(&statement.info.path), why });
         };
         match self.objects().open(&key, 0).await? {
-            Some((_, compressed)) => Ok(Some(Nar::compressed(compressed, &statement.info, file)?)),
+            Some((_, compressed)) => {
+                Ok(Some(Nar::compressed(compressed, &statement.info, file, self.objects().is_remote())?))
+            }
             None => Ok(None),
         }
     }

@@ -97,7 +97,8 @@ impl Store for Daemon {
 
     fn pace(&self) -> Pace {
         // To start another connection over a network takes longer than to ask one more question.
-        Pace { at_once: if self.connections.remote.is_near() { 2 } else { 1 }, paths: MOST_ASKED }
+        let at_once = if self.connections.remote.is_near() { 2 } else { 1 };
+        Pace { at_once, paths: MOST_ASKED, contents: Pace::CONTENTS }
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {

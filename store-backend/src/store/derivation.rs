@@ -111,6 +111,9 @@ fn bytes_of(nar: Nar) -> Result<Vec<u8>, String> {
             (&mut reader).take(MAX_DERIVATION_NAR).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
             reader.was_whole();
         }
+        Nar::AtHand(reader) => {
+            reader.take(MAX_DERIVATION_NAR).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        }
         Nar::Files(place) => {
             let found = std::fs::symlink_metadata(&place).map_err(|error| error.to_string())?;
             if !found.is_file() || found.len() > MAX_DERIVATION {

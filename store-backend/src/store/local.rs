@@ -213,7 +213,7 @@ impl Store for LocalStore {
     }
 
     fn pace(&self) -> Pace {
-        Pace { at_once: 1, paths: 256 }
+        Pace { at_once: 1, paths: 256, contents: Pace::CONTENTS }
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {

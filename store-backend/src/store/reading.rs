@@ -11,7 +11,7 @@ use nix_narinfo::Compression;
 use verifier::{Claim, OutputId, PathInfo, StoreDir, StorePath, Timestamp};
 
 use super::StoreError;
-use crate::decompress::decompress;
+use crate::decompress::{Checksums, decompress};
 
 /// A signature that a store has, with its history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,8 @@ impl ReadNar for Box<dyn Read + Send> {}
 pub enum Nar {
     /// Its bytes. There are as many as are stated, fewer where there are no more, and more only where the store has more.
     Bytes(Box<dyn ReadNar>),
+    /// Likewise, from a file: who reads them waits for nobody else.
+    AtHand(Box<dyn Read + Send>),
     /// A file, directory or link, of which it is made.
     Files(PathBuf),
 }
@@ -135,10 +137,12 @@ impl Nar {
         compressed: impl Read + Send + 'static,
         path: &PathInfo,
         file: &NarFile,
+        is_remote: bool,
     ) -> Result<Self, StoreError> {
-        let bytes = decompress(Box::new(compressed.take(Self::most_compressed(path))), &file.compression);
+        let compressed = Box::new(compressed.take(Self::most_compressed(path)));
+        let bytes = decompress(compressed, &file.compression, Checksums::LeaveOut);
         let bytes = bytes.map_err(|source| StoreError::Compression { url: file.url.clone(), source })?;
-        Ok(Self::Bytes(Box::new(bytes)))
+        Ok(if is_remote { Self::Bytes(Box::new(bytes)) } else { Self::AtHand(bytes) })
     }
 
     /// Returns the most bytes that a path's NAR can reasonably have when it is compressed.
@@ -154,6 +158,15 @@ pub struct Pace {
     pub at_once: usize,
     /// Paths in one question.
     pub paths: usize,
+    /// Contents that are read at once, for each processor.
+    pub contents: usize,
+}
+
+impl Pace {
+    /// Contents for each processor: one that it works on, and one that comes from a disk, a daemon or a network.
+    pub(super) const CONTENTS: usize = 2;
+    /// Likewise where they are at hand: two that it works on, and as many that are opened or judged meanwhile.
+    pub(super) const CONTENTS_AT_HAND: usize = 4;
 }
 
 /// What a store says of each path that it was asked about, in the same order; none of one that is not valid there.

@@ -54,7 +54,7 @@ impl Store for WebCache {
 
     fn pace(&self) -> Pace {
         // As many at once as one question has: a slow answer then holds up no more than its share.
-        Pace { at_once: AT_ONCE, paths: 1 }
+        Pace { at_once: AT_ONCE, paths: 1, contents: Pace::CONTENTS }
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {
@@ -92,7 +92,7 @@ impl Store for WebCache {
             return Ok(None);
         };
         match self.client.open(&file.url, Nar::most_compressed(&statement.info)).await? {
-            Some(body) => Ok(Some(Nar::compressed(body, &statement.info, file)?)),
+            Some(body) => Ok(Some(Nar::compressed(body, &statement.info, file, true)?)),
             None => Ok(None),
         }
     }
