@@ -4,6 +4,7 @@ mod support;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::Path;
 
 use support::{Closure, PROGRAM, Scratch, Shell, with_client};
@@ -269,6 +270,19 @@ fn lies(cases: &mut Cases) {
     let nar = format!("nar/{}.nar", gone.info.nar_hash.to_nix32());
     std::fs::remove_file(cases.cache.join(nar)).expect("it was there");
     cases.differ("file://$W/cache", &gone, 1, "", Some((4, 1, "The contents are gone")));
+    // The bytes are right; what zstd has of its own against damage is not.
+    let spoilt = cases.package(&[], &["a-1"]);
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("memory is enough");
+    encoder.include_checksum(true).expect("it can");
+    encoder.write_all(&spoilt.nar).expect("memory is enough");
+    let mut compressed = encoder.finish().expect("memory is enough");
+    *compressed.last_mut().expect("a checksum") ^= 1;
+    write(&cases.cache, &format!("nar/{}.nar", spoilt.info.nar_hash.to_nix32()), compressed);
+    let narinfo = format!("{}.narinfo", spoilt.info.path.to_basename().split_at(32).0);
+    let text = std::fs::read_to_string(cases.cache.join(&narinfo)).expect("it was written");
+    write(&cases.cache, &narinfo, text.replace("Compression: none", "Compression: zstd"));
+    let checksum = "Zstandard's own checksum of a NAR is not that of the bytes, which are right";
+    cases.differ("file://$W/cache", &spoilt, 1, "", Some((4, 0, checksum)));
     let honest = cases.package(&[], &[]);
     let mut info = PathInfo { nar_size: honest.info.nar_size + 8, ..honest.info.clone() };
     info.path = StorePath::from_parts([251; 20], "long").expect("a store path");

@@ -1,14 +1,15 @@
-//! NARs that are at hand, hashed two at a time by each processor.
+//! Compressed NARs in files, hashed two at a time by each processor.
 //!
 //! SHA-256 is one chain of instructions of which each waits for the one before. Two chains that take turns fill each other's
 //! waits: with the processor's own instructions for it, that is 1.4 times as fast as one after the other.
 
 use std::collections::VecDeque;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::num::NonZero;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{available_parallelism, panicking};
+use std::thread::available_parallelism;
 
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -24,7 +25,7 @@ const BLOCK: usize = 32 << 10;
 /// Bytes of a turn: SHA-256 takes so many at a time.
 const TURN: usize = 64;
 
-/// Processors that are kept at work, at most: that bounds memory too.
+/// Processors that are kept at work, at most. That bounds memory too: three decoders are under way for each, two of them in lanes.
 const MOST_PROCESSORS: usize = 16;
 
 /// Returns how many processors are kept at work.
@@ -60,65 +61,69 @@ impl Lanes {
     /// When it cannot be read.
     pub(super) async fn hash(&self, nar: Box<dyn Read + Send>, count: Count) -> Result<NarDigest, NarError> {
         let (answer, digest) = oneshot::channel();
-        lock(&self.waiting).push_back(Job { nar, count, sha256: Sha256::new(), answer });
+        self.waiting().push_back(Job { nar, count, sha256: Sha256::new(), answer });
         if let Ok(place) = self.workers.clone().try_acquire_owned() {
-            let worker = Worker { lanes: self.clone(), place: Some(place) };
-            spawn_blocking(move || worker.go_on());
+            let lanes = self.clone();
+            spawn_blocking(move || lanes.work(place));
         }
         digest.await.unwrap_or_else(|error| Err(given_up(error)))
     }
-}
 
-/// A worker.
-struct Worker {
-    lanes: Lanes,
-    place: Option<OwnedSemaphorePermit>,
-}
-
-impl Worker {
     /// Hashes as long as anything waits. Who adds to that finds either a free place or somebody who will look again.
-    fn go_on(mut self) {
-        let mut lanes = [Lane::default(), Lane::default()];
-        while self.place.is_some() {
-            while advance(&mut lanes, &self.lanes.waiting) {}
-            self.place = None;
-            if !lock(&self.lanes.waiting).is_empty() {
-                self.place = self.lanes.workers.clone().try_acquire_owned().ok();
+    fn work(&self, place: OwnedSemaphorePermit) {
+        let (mut lanes, mut place) = ([Lane::default(), Lane::default()], Some(place));
+        while place.is_some() {
+            while self.advance(&mut lanes) {}
+            place = None;
+            if !self.waiting().is_empty() {
+                place = self.workers.clone().try_acquire_owned().ok();
             }
         }
     }
-}
 
-impl Drop for Worker {
-    /// Nobody waits for a worker that is no more.
-    fn drop(&mut self) {
-        if panicking() {
-            lock(&self.lanes.waiting).clear();
+    /// Hashes what both lanes have, or the one that has anything; says whether there was anything.
+    fn advance(&self, lanes: &mut [Lane; 2]) -> bool {
+        let [one, other] = lanes;
+        match (self.load(one, other.job.is_some()), self.load(other, one.job.is_some())) {
+            (true, true) => hash_both(one, other),
+            (true, false) => one.hash_rest(),
+            (false, true) => other.hash_rest(),
+            (false, false) => return false,
         }
+        true
     }
-}
 
-/// Hashes what both lanes have, or the one that has anything; says whether there was anything.
-fn advance(lanes: &mut [Lane; 2], waiting: &Mutex<VecDeque<Job>>) -> bool {
-    let loaded = lanes.each_mut().map(|lane| lane.load(waiting));
-    let [one, other] = lanes;
-    match loaded {
-        [true, true] => {
-            let common = one.rest.len().min(other.rest.len()) / TURN * TURN;
-            if let (Some((one_hash, one)), Some((other_hash, other))) = (one.take(common), other.take(common)) {
-                for (one, other) in one.chunks(TURN).zip(other.chunks(TURN)) {
-                    one_hash.update(one);
-                    other_hash.update(other);
-                }
+    /// Sees to it that a lane has something to hash, from the next NAR where one is at its end; says whether it has. A worker that has
+    /// one NAR leaves the others to those that have none.
+    fn load(&self, lane: &mut Lane, has_another: bool) -> bool {
+        while lane.rest.is_empty() {
+            if lane.job.is_none() && !(has_another && self.workers.available_permits() > 0) {
+                lane.job = self.waiting().pop_front();
             }
-            // A few bytes at a NAR's end.
-            [one, other].into_iter().filter(|lane| lane.rest.len() < TURN).for_each(Lane::hash_rest);
+            if lane.job.is_none() {
+                return false;
+            }
+            lane.read();
         }
-        [true, false] => one.hash_rest(),
-        [false, true] => other.hash_rest(),
-        [false, false] => return false,
+        true
     }
-    true
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hashes what two lanes have.
+fn hash_both(one: &mut Lane, other: &mut Lane) {
+    let common = one.rest.len().min(other.rest.len()) / TURN * TURN;
+    if let (Some((one_hash, one)), Some((other_hash, other))) = (one.take(common), other.take(common)) {
+        for (one, other) in one.chunks(TURN).zip(other.chunks(TURN)) {
+            one_hash.update(one);
+            other_hash.update(other);
+        }
+    }
+    // A few bytes at a NAR's end.
+    [one, other].into_iter().filter(|lane| lane.rest.len() < TURN).for_each(Lane::hash_rest);
 }
 
 /// A NAR under way, and what was read of it.
@@ -131,24 +136,21 @@ struct Lane {
 }
 
 impl Lane {
-    /// Sees to it that there is something to hash, from the next NAR where one is at its end; says whether there is.
-    fn load(&mut self, waiting: &Mutex<VecDeque<Job>>) -> bool {
-        while self.rest.is_empty() {
-            let Some(mut job) = self.job.take().or_else(|| lock(waiting).pop_front()) else {
-                return false;
-            };
-            self.block.resize(BLOCK, 0);
-            match job.read(&mut self.block) {
-                // Nobody wants to know any more.
-                _ if job.answer.is_closed() => {}
-                Ok(0) => job.end(),
-                Ok(count) => (self.rest, self.job) = (0..count, Some(job)),
-                Err(error) => {
-                    let _nobody_waits = job.answer.send(Err(error));
-                }
+    /// Reads more of the NAR, or ends with it.
+    fn read(&mut self) {
+        let Some(mut job) = self.job.take() else { return };
+        self.block.resize(BLOCK, 0);
+        // What panics harms nobody beside it, and is answered for by its being dropped.
+        let Ok(read) = catch_unwind(AssertUnwindSafe(|| job.read(&mut self.block))) else { return };
+        match read {
+            // Nobody wants to know any more.
+            _ if job.answer.is_closed() => {}
+            Ok(0) => job.end(),
+            Ok(count) => (self.rest, self.job) = (0..count, Some(job)),
+            Err(error) => {
+                let _nobody_waits = job.answer.send(Err(error));
             }
         }
-        true
     }
 
     /// Takes so many bytes of what there is to hash, and the hash that they go into.
@@ -175,7 +177,11 @@ impl Job {
                 read => read.and_then(|count| self.count.pass(count).map(|()| count)),
             };
             match read.map_err(|source| NarError::Read { offset: self.count.passed(), source })? {
-                0 => break,
+                // Not every decoder can be asked again.
+                0 => {
+                    self.nar = Box::new(io::empty());
+                    break;
+                }
                 count => filled += count,
             }
         }
@@ -187,13 +193,9 @@ impl Job {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::{self, Cursor};
+    use std::io::Cursor;
 
     use tokio::task::JoinSet;
     use verifier::NarHash;
@@ -244,7 +246,7 @@ mod tests {
                 let (digest, size) = done.expect("it does not panic");
                 assert_eq!(digest.expect("it can be read"), expected(&bytes(size)), "{size} bytes, {workers} workers");
             }
-            assert_eq!(lanes.workers.available_permits(), workers);
+            let _all = lanes.workers.acquire_many(workers as u32).await.expect("nobody closes it");
         }
     }
 
@@ -266,25 +268,53 @@ mod tests {
         }
     }
 
-    /// Whoever waits hears of it, and whoever comes after is served.
     #[tokio::test]
-    async fn a_worker_that_panics_leaves_nobody_waiting() {
+    async fn what_panics_harms_nobody_beside_it() {
         let lanes = Lanes::new(1);
-        let good = bytes(BLOCK);
-        let held = lanes.workers.try_acquire().expect("nobody works yet");
+        let good = bytes(9 * BLOCK);
         let (panicked, beside, waiting) = tokio::join!(
             hash(&lanes, bytes(100), || panic!("a reader that panics")),
-            hash(&lanes, bytes(9 * BLOCK), || Ok(0)),
-            async {
-                drop(held);
-                hash(&lanes, bytes(9 * BLOCK), || Ok(0)).await
-            },
+            hash(&lanes, good.clone(), || Ok(0)),
+            hash(&lanes, good.clone(), || Ok(0)),
         );
-        for ended in [panicked, beside, waiting] {
-            let error = ended.expect_err("its worker is no more");
-            assert!(error.to_string().contains("ended without an answer"), "{error}");
+        let error = panicked.expect_err("nobody can tell");
+        assert!(error.to_string().contains("ended without an answer"), "{error}");
+        for digest in [beside, waiting] {
+            assert_eq!(digest.expect("it can be read"), expected(&good));
         }
-        assert_eq!(hash(&lanes, good.clone(), || Ok(0)).await.expect("it can be read"), expected(&good));
+    }
+
+    /// Not every decoder can be asked for more after its end.
+    #[tokio::test]
+    async fn the_end_is_read_once() {
+        struct Once(io::Empty, bool);
+        impl Read for Once {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                assert!(!std::mem::replace(&mut self.1, true), "it has said that it is at its end");
+                self.0.read(buffer)
+            }
+        }
+        for size in [8, BLOCK, BLOCK + 8] {
+            let nar = bytes(size);
+            let reader = Cursor::new(nar.clone()).chain(Once(io::empty(), false));
+            let digest = Lanes::new(1).hash(Box::new(reader), Count::up_to(size as u64, Arc::default())).await;
+            assert_eq!(digest.expect("it can be read"), expected(&nar), "{size} bytes");
+        }
+    }
+
+    /// Two NARs and two workers: neither takes both.
+    #[tokio::test]
+    async fn a_worker_leaves_others_what_they_can_take() {
+        let lanes = Lanes::new(2);
+        let mut lane = Lane::default();
+        let place = lanes.workers.try_acquire().expect("nobody works yet");
+        let (answer, _kept) = oneshot::channel();
+        let count = Count::up_to(1, Arc::default());
+        lanes.waiting().push_back(Job { nar: Box::new(io::empty()), count, sha256: Sha256::new(), answer });
+        assert!(!lanes.load(&mut lane, true) && lanes.waiting().len() == 1);
+        let _other = lanes.workers.try_acquire().expect("one place is left");
+        assert!(!lanes.load(&mut lane, true) && lanes.waiting().is_empty());
+        drop(place);
     }
 
     /// A NAR that nobody asks about any more is not read to its end: this one has none.

@@ -124,7 +124,7 @@ impl ReadNar for Box<dyn Read + Send> {}
 pub enum Nar {
     /// Its bytes. There are as many as are stated, fewer where there are no more, and more only where the store has more.
     Bytes(Box<dyn ReadNar>),
-    /// Likewise, from a file: who reads them waits for nobody else.
+    /// Likewise, from a file: who reads them waits for a disk at most, or for what serves the file system.
     AtHand(Box<dyn Read + Send>),
     /// A file, directory or link, of which it is made.
     Files(PathBuf),
