@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicU32;
 
 use policy::Policy;
 use thiserror::Error;
-use tokio::task::JoinError;
+use tokio::task::{AbortHandle, JoinError};
 use verifier::{StorePath, Timestamp};
 
 pub use outcome::{Audit, Facts, Faults};
@@ -118,11 +118,26 @@ pub async fn audit(
     measure: Measure,
     progress: Arc<Progress>,
 ) -> Result<Audit, AuditError> {
-    let mut walk = Walk::new(store, measure, progress);
-    match scope {
-        Scope::Paths(paths) => walk.paths(paths).await?,
-        Scope::Closures(paths, outputs) => walk.closures(paths, outputs).await?,
-        Scope::Everything => walk.everything().await?,
+    let auditing = async move {
+        let mut walk = Walk::new(store, measure, progress);
+        match scope {
+            Scope::Paths(paths) => walk.paths(paths).await?,
+            Scope::Closures(paths, outputs) => walk.closures(paths, outputs).await?,
+            Scope::Everything => walk.everything().await?,
+        }
+        Ok(walk.finish())
+    };
+    // On a thread with the works that it waits for: waking another for each takes longer.
+    let auditing = tokio::spawn(auditing);
+    let _ended = EndedWithIt(auditing.abort_handle());
+    auditing.await?
+}
+
+/// A task that goes when who waits for it goes.
+struct EndedWithIt(AbortHandle);
+
+impl Drop for EndedWithIt {
+    fn drop(&mut self) {
+        self.0.abort();
     }
-    Ok(walk.finish())
 }
