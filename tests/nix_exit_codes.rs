@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::Path;
 
+use store_backend::store::hash_part_of;
 use support::{Closure, PROGRAM, Scratch, Shell, with_client};
 use verifier::{ContentAddressMethod, HashAlgorithm, PathInfo, StoreDir, StorePath};
 use world::{Package, addressed, addressed_by, key, package, put, signed, signed_again, write};
@@ -278,7 +279,7 @@ fn lies(cases: &mut Cases) {
     let mut compressed = encoder.finish().expect("memory is enough");
     *compressed.last_mut().expect("a checksum") ^= 1;
     write(&cases.cache, &format!("nar/{}.nar", spoilt.info.nar_hash.to_nix32()), compressed);
-    let narinfo = format!("{}.narinfo", spoilt.info.path.to_basename().split_at(32).0);
+    let narinfo = format!("{}.narinfo", hash_part_of(&spoilt.info.path));
     let text = std::fs::read_to_string(cases.cache.join(&narinfo)).expect("it was written");
     write(&cases.cache, &narinfo, text.replace("Compression: none", "Compression: zstd"));
     let checksum = "Zstandard's own checksum of a NAR is not that of the bytes, which are right";

@@ -66,8 +66,8 @@ pub(super) struct Walk {
     reading: Arc<Reading>,
     /// Works that can begin: those with the largest contents first, so that none of these is what the end waits for.
     ready: BTreeMap<(Reverse<u64>, usize), Vec<Work>>,
-    /// How many have been ready.
-    begun: usize,
+    /// How many works have been made so far, by which those of one size are told apart.
+    made: usize,
     works: JoinSet<Vec<Audited>>,
     /// As how many count those whose audit has begun and not ended.
     waiting: usize,
@@ -95,7 +95,7 @@ impl Walk {
             measure: Arc::new(measure),
             reading: Arc::new(Reading::new(progress)),
             ready: BTreeMap::new(),
-            begun: 0,
+            made: 0,
             works: JoinSet::new(),
             waiting: 0,
             references: 0,
@@ -267,8 +267,8 @@ impl Walk {
                 return;
             }
             let size = some.iter().map(|work| work.gathered.statement.info.nar_size).fold(0, u64::saturating_add);
-            self.ready.insert((Reverse(size), self.begun), some);
-            self.begun += 1;
+            self.ready.insert((Reverse(size), self.made), some);
+            self.made += 1;
         }
     }
 
