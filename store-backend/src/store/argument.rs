@@ -1,6 +1,6 @@
 //! Which store path a person means: a path, a link to one such as `result`, something inside one, or a base name.
 
-use std::io;
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
@@ -35,13 +35,13 @@ pub enum ArgumentError {
     TooManyLinks(String),
 }
 
-/// Returns the store path that an argument means. Links are followed only as far as into the store directory, so the path
-/// itself need not be on this machine.
+/// Returns the store path that an argument means. Links are followed, and `..` leads upwards, as for the kernel. Within the store
+/// directory and on the way to it nothing is looked at but the names, so the path itself need not be on this machine.
 ///
 /// # Errors
 /// [`ArgumentError`].
 ///
-/// Source: Nix `Store::followLinksToStorePath`.
+/// Source: Nix `Store::followLinksToStorePath`, which differs in `LINK/..`: there that is where the link is, here where it leads.
 pub fn store_path_of(argument: &str, store_dir: &StoreDir) -> Result<StorePath, ArgumentError> {
     let outside = || ArgumentError::Outside { argument: argument.to_owned(), store_dir: store_dir.clone() };
     if !argument.contains('/')
@@ -49,14 +49,35 @@ pub fn store_path_of(argument: &str, store_dir: &StoreDir) -> Result<StorePath, 
     {
         return Ok(path);
     }
-    let mut place = std::path::absolute(argument).map_err(|_| outside())?;
-    for _ in 0..=MAX_LINKS {
-        if let Ok(inside) = place.strip_prefix(store_dir.as_str()) {
-            return in_store(argument, inside, store_dir);
+    let store = Path::new(store_dir.as_str());
+    let (mut place, mut links) = (PathBuf::new(), 0);
+    // What is still to be walked, the next name last.
+    let mut ahead = Vec::new();
+    walk_next(&mut ahead, &std::path::absolute(argument).map_err(|_| outside())?);
+    while let Some(name) = ahead.pop() {
+        if name == ".." {
+            place.pop();
+            continue;
         }
-        place = follow(&place).map_err(|_| outside())?.ok_or_else(outside)?;
+        place.push(name);
+        if place.starts_with(store) || store.starts_with(&place) {
+            continue;
+        }
+        if std::fs::symlink_metadata(&place).map_err(|_| outside())?.is_symlink() {
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(ArgumentError::TooManyLinks(argument.to_owned()));
+            }
+            let target = std::fs::read_link(&place).map_err(|_| outside())?;
+            place.pop();
+            walk_next(&mut ahead, &target);
+        }
     }
-    Err(ArgumentError::TooManyLinks(argument.to_owned()))
+    in_store(argument, place.strip_prefix(store).map_err(|_| outside())?, store_dir)
+}
+
+fn walk_next(ahead: &mut Vec<OsString>, path: &Path) {
+    ahead.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
 }
 
 fn in_store(argument: &str, inside: &Path, store_dir: &StoreDir) -> Result<StorePath, ArgumentError> {
@@ -69,25 +90,6 @@ fn in_store(argument: &str, inside: &Path, store_dir: &StoreDir) -> Result<Store
         found: format!("{store_dir}/{name}"),
         why: error.to_string(),
     })
-}
-
-/// Replaces the first link in a path by where it leads; none where there is no link.
-fn follow(place: &Path) -> io::Result<Option<PathBuf>> {
-    let mut before = PathBuf::new();
-    let mut components = place.components();
-    while let Some(component) = components.next() {
-        if component == Component::ParentDir {
-            before.pop();
-            continue;
-        }
-        let here = before.join(component);
-        if std::fs::symlink_metadata(&here)?.is_symlink() {
-            let target = std::fs::read_link(&here)?;
-            return Ok(Some(before.join(target).join(components.as_path())));
-        }
-        before = here;
-    }
-    Ok(None)
 }
 
 #[cfg(test)]
@@ -110,6 +112,11 @@ mod tests {
         symlink("/nix/store", at("store")).expect("a link");
         std::fs::create_dir(at("folder")).expect("a directory");
         symlink("../result", at("folder/relative")).expect("a link");
+        symlink("folder", at("elsewhere")).expect("a link");
+        let up = "../".repeat(folder.path().components().count());
+        symlink(format!("{up}{full}"), at("upwards")).expect("a link");
+        let other = format!("/nix/store/11111111111111111111111111111111-other");
+        symlink(format!("{other}/../{NAME}"), at("beside")).expect("a link");
         let found = [
             full.clone(),
             format!("{full}/bin/hello"),
@@ -119,13 +126,29 @@ mod tests {
             at("folder/relative"),
             at("result/bin/hello"),
             format!("{}/{NAME}", at("store")),
+            format!("{other}/../{NAME}"),
+            format!("{other}/bin/../.././{NAME}/bin/.."),
+            format!("{other}/../../../{}", at("result")),
+            format!("{}/../{NAME}", at("store/within")),
+            at("elsewhere/../result"),
+            at("upwards"),
+            at("beside"),
         ];
         for argument in found {
             let path = store_path_of(&argument, &store_dir).map(|path| path.to_basename());
             assert_eq!(path.as_deref(), Ok(NAME), "{argument}");
         }
-        let refused =
-            [at("absent"), at("circle"), at("folder"), "/nix/store".into(), "/nix/store/hello".into(), "".into()];
+        let refused = [
+            at("absent"),
+            at("circle"),
+            at("folder"),
+            "/nix/store".into(),
+            "/nix/store/hello".into(),
+            "".into(),
+            format!("{full}/.."),
+            format!("{full}/../.."),
+            format!("{full}/../../{NAME}"),
+        ];
         for argument in refused {
             assert!(store_path_of(&argument, &store_dir).is_err(), "{argument}");
         }
