@@ -70,15 +70,16 @@ impl Own {
         self.remedies.clear();
     }
 
-    /// Takes in what else is said of the same path; the worse of the two standings holds.
+    /// Takes in what else is said of the same path; the worse of the two standings holds, and its reasons come first.
     fn merge(&mut self, other: Self) {
         match (self.standing, other.standing) {
             (_, Standing::Stands) => {}
             (Standing::Stands, _) => self.remedies = other.remedies,
             _ => self.remedies.retain(|signer| other.remedies.contains(signer)),
         }
+        let at = if other.standing > self.standing { 0 } else { self.findings.len() };
+        self.findings.splice(at..at, other.findings);
         self.standing = self.standing.max(other.standing);
-        self.findings.extend(other.findings);
         self.signers.extend(other.signers);
         self.signers.sort();
         self.signers.dedup();

@@ -101,12 +101,15 @@ fn what_a_caller_found_counts() {
         node(1, &[], stands().failing(mismatch())),
         node(2, &[], stands().noting(Finding::new(Code::Conflict, "other contents are claimed"))),
         node(3, &[], unchecked().failing(mismatch())),
+        node(4, &[], stands().noting(Finding::new(Code::Conflict, "other contents are claimed"))),
+        node(4, &[], unchecked()),
     ]);
     let report = report.judge();
     let codes: Vec<_> = report.paths.iter().map(|path| (path.standing, path.findings[0].code)).collect();
     assert_eq!(codes[0], (Standing::Fails, Code::ContentMismatch));
     assert_eq!(codes[1], (Standing::Stands, Code::Conflict));
     assert_eq!(codes[2], (Standing::Fails, Code::ContentMismatch));
+    assert_eq!(codes[3], (Standing::Unchecked, Code::MissingContent));
 }
 
 #[test]
