@@ -357,7 +357,7 @@ fn ssh(mut parameters: Parameters<'_>, authority: &str) -> Result<StoreUri, Stor
         return Err(parameters.wrong(&why));
     }
     let most = parameters.max_connections()?;
-    parameters.nothing_else(&[&["max-connection-age", "root", "state", "log", "real"]])?;
+    parameters.nothing_else(&[&["max-connection-age"]])?;
     Ok(StoreUri { kind: Kind::Daemon(Remote::Ssh(ssh), None, most), store_dir })
 }
 
@@ -520,6 +520,7 @@ mod tests {
             ("ssh-ng://", "host"),
             ("ssh-ng://a@-b", "host"),
             ("ssh-ng://host?max-connections=many", "max-connections: invalid digit"),
+            ("ssh-ng://host?root=/mnt", "unknown parameter \"root\""),
             ("unix:///s?nonsense=1", "unknown parameter \"nonsense\""),
             ("local?root", "NAME=VALUE"),
             ("file:///a?region=x", "unknown parameter"),
