@@ -151,6 +151,11 @@ fn no_report_says_that_all_is_well_where_not_all_was_seen() {
     let junit = shown("junit");
     assert!(junit.contains("tests=\"1\" failures=\"0\" errors=\"1\""), "{junit}");
     assert!(junit.contains("<error message=\"this store names no path"), "{junit}");
+    let dot = shown("dot");
+    assert!(
+        dot.contains("more [label = \"there is more that") && dot.contains("\\nNote: this store names no path"),
+        "{dot}"
+    );
 }
 
 /// A name may have been made up to look like more than one line.
@@ -178,6 +183,38 @@ fn the_policy_may_stand_in_the_configuration() {
     assert_ne!(with_policy.0, Some(4), "{with_policy:?}");
     let without = audit("");
     assert!(without.0 == Some(4) && without.1.contains("give --policy FILE"), "{without:?}");
+}
+
+/// What was asked for is not undone by what the configuration has instead of it.
+#[test]
+fn a_setting_gives_way_to_an_option_that_excludes_it() {
+    let folder = world();
+    let policy = std::fs::read_to_string(folder.path().join("policy.toml")).expect("a policy");
+    let key = policy.split('"').find(|text| text.contains(':')).expect("a key").to_owned();
+    let audit = |settings: &str, variable: Option<&str>, options: &[&str]| {
+        write(folder.path(), "settings.toml", settings);
+        let mut command = quorum(folder.path(), &["verify", "--store", "cache", "--json", "--all"]);
+        command.args(options).env("NIX_QUORUM_CONFIG", folder.path().join("settings.toml"));
+        command.envs(variable.map(|value| ("NIX_QUORUM_POLICY", value)));
+        let output = command.output().expect("the program runs");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let error = String::from_utf8(output.stderr).expect("it is text");
+        (report["policy"]["default"].clone(), report["contents"].clone(), error)
+    };
+    let keys = format!("trusted-public-keys = \"{key}\"\n");
+    let (by_key, ..) = audit(&keys, None, &[]);
+    let (by_policy, read, _) = audit("", None, &["--policy", "policy.toml"]);
+    assert!(by_key.is_string() && by_policy.is_string() && by_key != by_policy, "{by_key} {by_policy}");
+    assert_eq!(read, "read");
+    assert_eq!(audit(&keys, None, &["--policy", "policy.toml"]).0, by_policy);
+    assert_eq!(audit(&keys, Some("policy.toml"), &[]).0, by_policy);
+    assert_eq!(audit("policy = \"policy.toml\"\n", None, &["--trusted-public-keys", &key]).0, by_key);
+    let unread = "policy = \"policy.toml\"\nno-contents = true\n";
+    assert_eq!(audit(unread, None, &[]).1, "left");
+    assert_eq!(audit(unread, None, &["--contents"]).1, "read");
+    assert_eq!(audit(unread, None, &["--since", "log"]).1, "read");
+    let (_, report, error) = audit(&format!("{keys}{unread}"), None, &[]);
+    assert!(report.is_null() && error.contains("trusted-public-keys and policy exclude each other"), "{error}");
 }
 
 /// A report that is kept says of which store it was.

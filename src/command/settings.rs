@@ -1,10 +1,11 @@
 //! Where options come from: the command line, else the environment, else `config.toml`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, Command, CommandFactory as _, FromArgMatches as _};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
 
 use super::{Cli, CommandError};
 
@@ -22,13 +23,23 @@ pub(super) enum Parsed {
     Show(Box<clap::Error>),
 }
 
-/// Reads the command line, with what the environment and `config.toml` say where it says nothing.
+/// Reads the command line, with what the environment and `config.toml` say where it says nothing. A setting gives way to an
+/// option that excludes it.
 ///
 /// # Errors
-/// When `config.toml` cannot be read or understood.
+/// When `config.toml` cannot be read or understood, or has settings that exclude each other.
 pub(super) fn parse() -> Result<Parsed, CommandError> {
-    let command = with_settings(Cli::command(), &settings()?)?;
-    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let mut settings = settings()?;
+    let mut command = with_settings(Cli::command(), &settings)?;
+    let mut parsed = command.try_get_matches_from_mut(std::env::args_os());
+    if let Ok(matches) = &parsed {
+        let excluded = excluded(&command, matches, &settings)?;
+        if !excluded.is_empty() {
+            settings.retain(|name, _| !excluded.contains(name));
+            parsed = with_settings(Cli::command(), &settings)?.try_get_matches();
+        }
+    }
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
     Ok(match parsed {
         Ok(cli) => Parsed::Run(Box::new(cli)),
         Err(error) => Parsed::Show(Box::new(error)),
@@ -77,6 +88,36 @@ fn with_settings(command: Command, settings: &Settings) -> Result<Command, Comma
         Some(name) => Err(CommandError::Usage(format!("config.toml: no option is called {name:?}; see --help"))),
         None => Ok(command),
     }
+}
+
+/// Returns the settings that exclude options which were given. Clap looks for such pairs only where both were.
+fn excluded(command: &Command, matches: &ArgMatches, settings: &Settings) -> Result<BTreeSet<String>, CommandError> {
+    let mut excluded = BTreeSet::new();
+    let source = |argument: &Arg| matches.value_source(argument.get_id().as_str());
+    let is_given = |argument| matches!(source(argument), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
+    let set = |argument: &Arg| {
+        let (name, values) = settings.get_key_value(argument.get_long()?)?;
+        let is_on = argument.get_action().takes_values() || values.iter().any(|value| value != "false");
+        (is_on && source(argument) == Some(ValueSource::DefaultValue)).then(|| name.clone())
+    };
+    for one in command.get_arguments() {
+        for other in command.get_arg_conflicts_with(one) {
+            match (set(one), set(other)) {
+                (Some(one), Some(other)) => {
+                    return Err(CommandError::Usage(format!("config.toml: {one} and {other} exclude each other")));
+                }
+                (Some(setting), None) if is_given(other) => excluded.insert(setting),
+                (None, Some(setting)) if is_given(one) => excluded.insert(setting),
+                _ => false,
+            };
+        }
+    }
+    if let Some((name, below)) = matches.subcommand()
+        && let Some(subcommand) = command.find_subcommand(name)
+    {
+        excluded.extend(self::excluded(subcommand, below, settings)?);
+    }
+    Ok(excluded)
 }
 
 fn apply(command: Command, settings: &Settings, known: &mut Vec<String>) -> Command {

@@ -11,7 +11,11 @@ use super::look::Look;
 pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) -> io::Result<()> {
     let report = &audit.report;
     writeln!(out, "digraph closure {{")?;
-    writeln!(out, "  label = {};", quoted(&format!("{}, audited {}", subject.store, policy::rfc3339(subject.now))))?;
+    let mut label = format!("{}, audited {}", subject.store, policy::rfc3339(subject.now));
+    for note in &audit.notes {
+        let _infallible = write!(label, "\nNote: {note}.");
+    }
+    writeln!(out, "  label = {};", quoted(&label))?;
     writeln!(out, "  rankdir = LR;\n  node [style = filled, fontname = \"sans-serif\", fontsize = 10];")?;
     for (place, path) in report.paths.iter().enumerate() {
         let (shape, fill) = shape_and_fill(Look::of(path));
@@ -26,6 +30,11 @@ pub(super) fn write(out: &mut impl Write, audit: &Audit, subject: &Subject<'_>) 
             quoted(path.path.name()),
             quoted(&tip)
         )?;
+    }
+    if audit.incomplete {
+        let (shape, fill) = shape_and_fill(Look::Unchecked);
+        let label = "there is more that could not be looked at";
+        writeln!(out, "  more [label = \"{label}\", shape = {shape}, fillcolor = \"{fill}\"];")?;
     }
     for (place, path) in report.paths.iter().enumerate() {
         for reference in &path.references {
