@@ -115,7 +115,7 @@ mod tests {
         symlink("folder", at("elsewhere")).expect("a link");
         let up = "../".repeat(folder.path().components().count());
         symlink(format!("{up}{full}"), at("upwards")).expect("a link");
-        let other = format!("/nix/store/11111111111111111111111111111111-other");
+        let other = "/nix/store/11111111111111111111111111111111-other";
         symlink(format!("{other}/../{NAME}"), at("beside")).expect("a link");
         let found = [
             full.clone(),
