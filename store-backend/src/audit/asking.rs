@@ -38,14 +38,8 @@ impl Gathered {
 
     /// Returns roughly how many bytes all that is said takes.
     pub(super) fn size(&self) -> usize {
-        let texts =
-            |statement: &Statement| statement.signatures.iter().map(|stated| 2 * stated.text.len()).sum::<usize>();
-        let paths = |statement: &Statement| {
-            let rivals = statement.rivals.iter().map(|rival| rival.references.len()).sum::<usize>();
-            statement.info.references.len() + rivals
-        };
         let failures = self.elsewhere.iter().filter_map(|answer| answer.as_ref().err()).map(String::len).sum::<usize>();
-        failures + self.statements().map(|statement| texts(statement) + 100 * paths(statement)).sum::<usize>()
+        failures + self.statements().map(Statement::size).sum::<usize>()
     }
 }
 

@@ -373,6 +373,41 @@ async fn a_derivation_is_the_one_that_its_path_names() {
     assert!(said.contains(&format!("its text is that of {}", dir.render_path(&true_path))), "{said}");
 }
 
+/// Which derivation made a path, the store says; a derivation says itself what it makes.
+#[tokio::test]
+async fn what_makes_others_has_not_made_it() {
+    let dir = StoreDir::default();
+    let mut made = package("made", 3, &[], &[]);
+    let made_path = dir.render_path(&made.info.path);
+    let text = format!(r#"Derive([("out","{made_path}","","")],[],[],"system","/bin/sh",[],[("out","{made_path}")])"#);
+    let mut maker = package("app.drv", 1, &[], &[]);
+    maker.nar = nar(&text);
+    let digest = digest_nar(&*maker.nar, None).expect("a NAR");
+    (maker.info.nar_hash, maker.info.nar_size) = (digest.nar_hash, digest.nar_size);
+    maker.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+    let mut other = package("other", 4, &[], &[]);
+    let mut odd = package("odd", 5, &[], &[]);
+    for made in [&mut made, &mut other] {
+        made.info.deriver = Some(maker.info.path.clone());
+    }
+    odd.info.deriver = Some(made.info.path.clone());
+    let folder = cache(&[&maker, &made, &other, &odd], |package, text| match &package.info.deriver {
+        Some(deriver) => format!("{text}Deriver: {}\n", deriver.to_basename()),
+        None => text,
+    });
+    let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
+    let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
+    let deriver = async |path: &StorePath| {
+        let named = Installable::parse(&dir.render_path(path), &dir).expect("a path");
+        named.resolve(&store, Meaning::Derivations).await.map_err(|error| error.to_string())
+    };
+    assert_eq!(deriver(&made.info.path).await, Ok([maker.info.path.clone()].into()));
+    let said = deriver(&other.info.path).await.expect_err("it makes another");
+    assert!(said.contains(&format!("but that makes {made_path}: ")), "{said}");
+    let said = deriver(&odd.info.path).await.expect_err("it is no derivation");
+    assert!(said.contains("does not say which derivation"), "{said}");
+}
+
 /// Each output may be asked for, and a text of some megabytes can have a hundred thousand.
 #[tokio::test]
 async fn a_derivation_has_no_more_outputs_than_can_be_looked_for() {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use tokio::sync::{mpsc, oneshot};
-use verifier::{OutputId, StoreDir, StorePath};
+use verifier::{OutputId, PathInfo, StoreDir, StorePath};
 
 use super::StoreError;
 use super::derivation::fixed_outputs;
@@ -23,6 +23,9 @@ use passage::Passage;
 
 /// Blocks of a NAR that may wait for whoever hashes it; a block has at most 128 KiB.
 const WAITING: usize = 8;
+
+/// Most bytes that a daemon may say of the paths of one question, roughly.
+const MOST_SAID: usize = if cfg!(test) { 4 << 20 } else { 64 << 20 };
 
 /// A daemon. Each question has a connection of its own for as long as it takes; then the next one may have it.
 pub struct Daemon {
@@ -66,19 +69,26 @@ impl Daemon {
         answer
     }
 
-    /// Asks about some paths at once, and appends what was answered. The first error that leaves the connection of no more use
-    /// ends this.
+    /// Asks about some paths at once, and appends what was answered, as far as there is room for it. The first error that leaves
+    /// the connection of no more use ends this.
     async fn ask_about(
         &self,
         client: &mut Client,
         paths: &[StorePath],
         answers: &mut Statements,
+        room: &mut usize,
     ) -> Result<(), StoreError> {
+        let mut fits = |info: Option<PathInfo>| {
+            let statement = info.map(Statement::of);
+            *room = room.saturating_sub(statement.as_ref().map_or(0, Statement::size));
+            let too_much = || ClientError::Nonsense(format!("more than {MOST_SAID} bytes about {} paths", paths.len()));
+            if *room == 0 { Err(too_much().into()) } else { Ok(statement) }
+        };
         let wait = Wait::for_answer_of(client);
         wait.in_time(&self.connections, client.ask_path_infos(paths)).await?;
         for path in paths {
             match wait.in_time(&self.connections, client.next_path_info(path)).await {
-                Ok(info) => answers.push((path.clone(), Ok(info.map(Statement::of)))),
+                Ok(info) => answers.push((path.clone(), fits(info))),
                 Err(error @ StoreError::Daemon(ClientError::Remote(_) | ClientError::Nonsense(_))) => {
                     answers.push((path.clone(), Err(error)));
                 }
@@ -102,11 +112,12 @@ impl Store for Daemon {
     }
 
     async fn statements(&self, paths: Vec<StorePath>) -> Statements {
-        let mut answers = Statements::with_capacity(paths.len());
+        let (mut answers, mut room) = (Statements::with_capacity(paths.len()), MOST_SAID);
         while answers.len() < paths.len() {
             let done = match self.connections.take().await {
                 Ok(mut connection) => {
-                    let asked = self.ask_about(&mut connection.client, &paths[answers.len()..], &mut answers).await;
+                    let rest = &paths[answers.len()..];
+                    let asked = self.ask_about(&mut connection.client, rest, &mut answers, &mut room).await;
                     asked.map(|()| self.connections.give_back(connection))
                 }
                 Err(error) => Err(error),

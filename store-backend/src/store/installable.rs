@@ -58,6 +58,16 @@ pub enum InstallableError {
     /// Nobody knows what made it.
     #[error("this store does not say which derivation made {0}")]
     NoDeriver(String),
+    /// What the store says has made it makes something else.
+    #[error("this store says that {derivation} made {path}, but that makes {makes}: name the derivation that is meant")]
+    FalseDeriver {
+        /// The path.
+        path: String,
+        /// The derivation.
+        derivation: String,
+        /// What it makes by its own text.
+        makes: String,
+    },
     /// The store cannot be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,17 +110,29 @@ impl Installable {
             (Self::Path(path), Meaning::Paths) => Ok([path.clone()].into()),
             (Self::Outputs { derivation, .. }, Meaning::Derivations) => Ok([derivation.clone()].into()),
             (Self::Path(path), Meaning::Derivations) if path.is_derivation() => Ok([path.clone()].into()),
-            (Self::Path(path), Meaning::Derivations) => {
-                let rendered = || store.store_dir().render_path(path);
-                let deriver = statement(store, path).await?.info.deriver;
-                Ok([deriver.ok_or_else(|| InstallableError::NoDeriver(rendered()))?].into())
-            }
+            (Self::Path(path), Meaning::Derivations) => Ok([deriver(store, path).await?].into()),
             (Self::Outputs { derivation, outputs }, Meaning::Paths) => {
                 let known = store.outputs(&statement(store, derivation).await?).await?;
                 chosen(&known, outputs.as_ref(), &store.store_dir().render_path(derivation))
             }
         }
     }
+}
+
+/// Returns the derivation that a store says has made a path, unless that is known to make others.
+async fn deriver(store: &dyn Store, path: &StorePath) -> Result<StorePath, InstallableError> {
+    let rendered = |path: &StorePath| store.store_dir().render_path(path);
+    let deriver = statement(store, path).await?.info.deriver.filter(StorePath::is_derivation);
+    let deriver = deriver.ok_or_else(|| InstallableError::NoDeriver(rendered(path)))?;
+    // Where it cannot be read, its audit says so.
+    if let Ok(stated) = statement(store, &deriver).await
+        && let Ok(outputs) = store.outputs(&stated).await
+        && outputs.values().all(|output| output.as_ref().is_some_and(|output| output != path))
+    {
+        let makes = outputs.values().flatten().map(rendered).collect::<Vec<_>>().join(", ");
+        return Err(InstallableError::FalseDeriver { path: rendered(path), derivation: rendered(&deriver), makes });
+    }
+    Ok(deriver)
 }
 
 async fn statement(store: &dyn Store, path: &StorePath) -> Result<Statement, InstallableError> {

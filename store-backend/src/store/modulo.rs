@@ -9,17 +9,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use nix_derivation::Derivation;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
 use verifier::{StorePath, base16};
 
 use super::StoreError;
-use super::derivation::read_derivation;
+use super::derivation::{parse_text, read_derivation};
 use super::reading::Store;
 
 /// Most derivations that are read for the hash of one.
 const MOST_DERIVATIONS: usize = 100_000;
 
 /// Most bytes of derivations that wait for those that they need: a system's take a few MB.
-const MOST_WAITING: usize = 256 << 20;
+const MOST_WAITING: usize = 64 << 20;
+
+/// Hashes that are made at the same time.
+static AT_ONCE: Semaphore = Semaphore::const_new(4);
 
 /// A derivation's hash, in hexadecimal.
 type Hash = String;
@@ -27,20 +31,17 @@ type Hash = String;
 /// What stands for the derivations that one needs: their hashes, with the outputs that it needs of each.
 type Inputs = BTreeMap<Hash, BTreeSet<String>>;
 
-/// A derivation whose hash waits for those of others.
+/// A derivation whose hash waits for those of others. It waits as a text, which takes much less than what is made of it.
 struct Open {
     path: StorePath,
-    derivation: Derivation,
+    text: Vec<u8>,
     needed: Vec<StorePath>,
-    /// Bytes of its text.
-    size: usize,
 }
 
 impl Open {
-    fn new(path: StorePath, derivation: Derivation) -> Self {
+    fn new(path: StorePath, derivation: &Derivation) -> Self {
         let needed = derivation.input_derivations().keys().cloned().collect();
-        let size = derivation.to_aterm_bytes().len();
-        Self { path, derivation, needed, size }
+        Self { path, text: derivation.to_aterm_bytes(), needed }
     }
 }
 
@@ -49,12 +50,13 @@ impl Open {
 pub(super) async fn output_hash(
     store: &dyn Store,
     path: &StorePath,
-    derivation: Derivation,
+    derivation: &Derivation,
 ) -> Result<Option<Hash>, StoreError> {
+    let _turn = AT_ONCE.acquire().await.expect("nobody closes it");
     let mut known: HashMap<StorePath, Hash> = HashMap::new();
     let mut opened: HashSet<StorePath> = [path.clone()].into();
     let mut open = vec![Open::new(path.clone(), derivation)];
-    let mut waiting = open[0].size;
+    let mut waiting = open[0].text.len();
     while let Some(last) = open.last_mut() {
         if let Some(next) = last.needed.pop() {
             if known.contains_key(&next) {
@@ -67,14 +69,17 @@ pub(super) async fn output_hash(
             let Some(derivation) = read_derivation(store, &next).await? else {
                 return Ok(None);
             };
-            let next = Open::new(next, derivation);
-            waiting += next.size;
+            let next = Open::new(next, &derivation);
+            waiting += next.text.len();
             if waiting > MOST_WAITING {
                 return Ok(None);
             }
             open.push(next);
-        } else if let Some(Open { path, derivation, size, .. }) = open.pop() {
-            waiting -= size;
+        } else if let Some(Open { path, text, .. }) = open.pop() {
+            waiting -= text.len();
+            let Ok(derivation) = parse_text(&path, &text, store.store_dir()) else {
+                return Ok(None);
+            };
             let Some(inputs) = inputs(&derivation, &known) else {
                 return Ok(None);
             };

@@ -67,6 +67,13 @@ impl Statement {
         Self { info, signatures, history: History::None, rivals: Vec::new(), file: None }
     }
 
+    /// Returns roughly how many bytes it takes.
+    pub(crate) fn size(&self) -> usize {
+        let texts = self.signatures.iter().map(|stated| 2 * stated.text.len() + 100).sum::<usize>();
+        let rivals = self.rivals.iter().map(|rival| rival.references.len()).sum::<usize>();
+        texts + 100 * (self.info.references.len() + rivals)
+    }
+
     /// Returns the signatures as they are weighed.
     pub fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
         self.signatures.iter().map(|stated| Claim { text: &stated.text, first_seen: stated.first_seen })

@@ -228,6 +228,23 @@ async fn who_has_much_to_say_and_no_answer_is_not_listened_to() {
     assert!((10_000..20_000).contains(&length), "{length} bytes are more than anybody reads");
 }
 
+/// An answer is read whole, but not all of them are kept.
+#[tokio::test]
+async fn who_says_too_much_of_each_path_is_not_remembered() {
+    let mut packages: Vec<_> = (0..8).map(|number| package(number, 1)).collect();
+    for (info, _) in &mut packages[..6] {
+        info.signatures = (0..10_000).map(|number| format!("key:{number}")).collect();
+    }
+    let fake = Fake::start(Plan { packages, ..Plan::default() });
+    let daemon = fake.connect().await;
+    let answers = daemon.statements(fake.paths()).await;
+    let kept = answers.iter().filter(|(_, answer)| matches!(answer, Ok(Some(_)))).count();
+    assert_eq!((answers.len(), kept), (8, 3), "each says more than a quarter of what there is room for");
+    let error = answers[3].1.as_ref().expect_err("there is no room");
+    assert!(error.to_string().contains("bytes about 8 paths") && !error.ends_it(), "{error}");
+    assert!(daemon.statements(fake.paths()[5..].to_vec()).await.iter().all(|(_, answer)| answer.is_ok()));
+}
+
 /// Half as fast again as it has to be, and for longer than one waits for an answer to begin.
 #[tokio::test]
 async fn who_is_slow_is_waited_for() {
