@@ -212,7 +212,14 @@ fn a_setting_gives_way_to_an_option_that_excludes_it() {
     let unread = "policy = \"policy.toml\"\nno-contents = true\n";
     assert_eq!(audit(unread, None, &[]).1, "left");
     assert_eq!(audit(unread, None, &["--contents"]).1, "read");
+    assert_eq!(audit(unread, None, &["--no-contents", "--contents"]).1, "read");
+    assert_eq!(audit(unread, None, &["--contents", "--no-contents"]).1, "left");
     assert_eq!(audit(unread, None, &["--since", "log"]).1, "read");
+    // What one option settles is settled for all that it excludes.
+    let both = format!("{keys}policy-signer = []\nsigs-needed = 1\n");
+    assert_eq!(audit(&both, None, &["--policy", "policy.toml"]).0, by_policy);
+    let both = "policy = \"policy.toml\"\nsigs-needed = 1\n";
+    assert_eq!(audit(both, None, &["--trusted-public-keys", &key]).0, by_key);
     let (_, report, error) = audit(&format!("{keys}{unread}"), None, &[]);
     assert!(report.is_null() && error.contains("trusted-public-keys and policy exclude each other"), "{error}");
 }

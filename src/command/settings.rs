@@ -92,7 +92,7 @@ fn with_settings(command: Command, settings: &Settings) -> Result<Command, Comma
 
 /// Returns the settings that exclude options which were given. Clap looks for such pairs only where both were.
 fn excluded(command: &Command, matches: &ArgMatches, settings: &Settings) -> Result<BTreeSet<String>, CommandError> {
-    let mut excluded = BTreeSet::new();
+    let (mut excluded, mut undecided) = (BTreeSet::new(), Vec::new());
     let source = |argument: &Arg| matches.value_source(argument.get_id().as_str());
     let is_given = |argument| matches!(source(argument), Some(ValueSource::CommandLine | ValueSource::EnvVariable));
     let set = |argument: &Arg| {
@@ -103,14 +103,17 @@ fn excluded(command: &Command, matches: &ArgMatches, settings: &Settings) -> Res
     for one in command.get_arguments() {
         for other in command.get_arg_conflicts_with(one) {
             match (set(one), set(other)) {
-                (Some(one), Some(other)) => {
-                    return Err(CommandError::Usage(format!("config.toml: {one} and {other} exclude each other")));
-                }
-                (Some(setting), None) if is_given(other) => excluded.insert(setting),
-                (None, Some(setting)) if is_given(one) => excluded.insert(setting),
-                _ => false,
-            };
+                (Some(one), Some(other)) => undecided.push((one, other)),
+                (Some(setting), None) if is_given(other) => drop(excluded.insert(setting)),
+                (None, Some(setting)) if is_given(one) => drop(excluded.insert(setting)),
+                _ => {}
+            }
         }
+    }
+    if let Some((one, other)) =
+        undecided.iter().find(|(one, other)| !excluded.contains(one) && !excluded.contains(other))
+    {
+        return Err(CommandError::Usage(format!("config.toml: {one} and {other} exclude each other")));
     }
     if let Some((name, below)) = matches.subcommand()
         && let Some(subcommand) = command.find_subcommand(name)

@@ -22,7 +22,7 @@ pub struct Arguments {
     #[command(flatten)]
     which: Which,
     /// Read the contents and check them against what was signed. This is what is done unless --no-contents is given.
-    #[arg(long, conflicts_with = "no_contents", help_heading = CONTENTS)]
+    #[arg(long, overrides_with = "no_contents", conflicts_with = "no_contents", help_heading = CONTENTS)]
     contents: bool,
     /// Check signatures alone, and leave contents unread.
     #[arg(long, help_heading = CONTENTS)]

@@ -380,21 +380,33 @@ async fn what_makes_others_has_not_made_it() {
     let mut made = package("made", 3, &[], &[]);
     let made_path = dir.render_path(&made.info.path);
     let text = format!(r#"Derive([("out","{made_path}","","")],[],[],"system","/bin/sh",[],[("out","{made_path}")])"#);
-    let mut maker = package("app.drv", 1, &[], &[]);
-    maker.nar = nar(&text);
-    let digest = digest_nar(&*maker.nar, None).expect("a NAR");
-    (maker.info.nar_hash, maker.info.nar_size) = (digest.nar_hash, digest.nar_size);
-    maker.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+    let derivation = |text: &str| {
+        let mut package = package("app.drv", 1, &[], &[]);
+        package.nar = nar(text);
+        let digest = digest_nar(&*package.nar, None).expect("a NAR");
+        (package.info.nar_hash, package.info.nar_size) = (digest.nar_hash, digest.nar_size);
+        package.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+        package
+    };
+    let maker = derivation(&text);
+    let floating = derivation(r#"Derive([("out","","r:sha256","")],[],[],"system","/bin/sh",[],[("out","")])"#);
+    let mut either = package("either", 6, &[], &[]);
+    either.info.deriver = Some(floating.info.path.clone());
     let mut other = package("other", 4, &[], &[]);
     let mut odd = package("odd", 5, &[], &[]);
     for made in [&mut made, &mut other] {
         made.info.deriver = Some(maker.info.path.clone());
     }
     odd.info.deriver = Some(made.info.path.clone());
-    let folder = cache(&[&maker, &made, &other, &odd], |package, text| match &package.info.deriver {
+    let packages = [&maker, &floating, &made, &other, &either, &odd];
+    let folder = cache(&packages, |package, text| match &package.info.deriver {
         Some(deriver) => format!("{text}Deriver: {}\n", deriver.to_basename()),
         None => text,
     });
+    let realisations = folder.path().join("build-trace-v2").join(floating.info.path.to_basename());
+    std::fs::create_dir_all(&realisations).expect("room for directories");
+    let of_made = format!(r#"{{"outPath":"{}","signatures":[]}}"#, made.info.path.to_basename());
+    std::fs::write(realisations.join("out.doi"), of_made).expect("room for a file");
     let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
     let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
     let deriver = async |path: &StorePath| {
@@ -404,6 +416,11 @@ async fn what_makes_others_has_not_made_it() {
     assert_eq!(deriver(&made.info.path).await, Ok([maker.info.path.clone()].into()));
     let said = deriver(&other.info.path).await.expect_err("it makes another");
     assert!(said.contains(&format!("but that makes {made_path}: ")), "{said}");
+    // Where it depends on its contents, the store's word is not held against the store's word.
+    let output = Installable::parse(&format!("{}^out", dir.render_path(&floating.info.path)), &dir).expect("an output");
+    let output = output.resolve(&store, Meaning::Paths).await.expect("the store says so");
+    assert_eq!(output, [made.info.path.clone()].into());
+    assert_eq!(deriver(&either.info.path).await, Ok([floating.info.path.clone()].into()));
     let said = deriver(&odd.info.path).await.expect_err("it is no derivation");
     assert!(said.contains("does not say which derivation"), "{said}");
 }

@@ -7,6 +7,7 @@ use verifier::{StoreDir, StorePath};
 
 use super::StoreError;
 use super::argument::{ArgumentError, store_path_of};
+use super::derivation::fixed_outputs;
 use super::reading::{Outputs, Statement, Store};
 
 /// A path, or outputs of a derivation: `PATH`, `DERIVATION^OUTPUT,OUTPUT` or `DERIVATION^*`.
@@ -126,7 +127,7 @@ async fn deriver(store: &dyn Store, path: &StorePath) -> Result<StorePath, Insta
     let deriver = deriver.ok_or_else(|| InstallableError::NoDeriver(rendered(path)))?;
     // Where it cannot be read, its audit says so.
     if let Ok(stated) = statement(store, &deriver).await
-        && let Ok(outputs) = store.outputs(&stated).await
+        && let Ok((outputs, _)) = fixed_outputs(store, &stated).await
         && outputs.values().all(|output| output.as_ref().is_some_and(|output| output != path))
     {
         let makes = outputs.values().flatten().map(rendered).collect::<Vec<_>>().join(", ");
