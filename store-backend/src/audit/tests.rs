@@ -344,22 +344,25 @@ async fn links_in_a_cache_are_followed() {
     assert_eq!(outcome(&audit), (2, vec!["lib: quorum-missing".to_owned()]));
 }
 
+/// A derivation with this text, under the path that is made of it.
+fn derivation(text: &str) -> Package {
+    let mut package = package("app.drv", 1, &[], &[]);
+    package.nar = nar(text);
+    let digest = digest_nar(&*package.nar, None).expect("a NAR");
+    (package.info.nar_hash, package.info.nar_size) = (digest.nar_hash, digest.nar_size);
+    package.info.path = StoreDir::default().build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+    package
+}
+
 /// What a derivation makes is what its text says, and no store can pass another text off as it.
 #[tokio::test]
 async fn a_derivation_is_the_one_that_its_path_names() {
     let dir = StoreDir::default();
     let other = dir.render_path(&package("admitted", 3, &[], &[]).info.path);
     let text = format!(r#"Derive([("out","{other}","","")],[],[],"system","/bin/sh",[],[("out","{other}")])"#);
-    let derivation = |path: StorePath| {
-        let mut package = package("app.drv", 1, &[], &[]);
-        package.nar = nar(&text);
-        let digest = digest_nar(&*package.nar, None).expect("a NAR");
-        (package.info.path, package.info.nar_hash, package.info.nar_size) = (path, digest.nar_hash, digest.nar_size);
-        package
-    };
-    let true_path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
-    let false_path = StorePath::from_parts([7; 20], "app.drv").expect("a path");
-    let (honest, lie) = (derivation(true_path.clone()), derivation(false_path.clone()));
+    let (honest, mut lie) = (derivation(&text), derivation(&text));
+    lie.info.path = StorePath::from_parts([7; 20], "app.drv").expect("a path");
+    let (true_path, false_path) = (honest.info.path.clone(), lie.info.path.clone());
     let folder = cache(&[&honest, &lie], |_, text| text);
     let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
     let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
@@ -380,14 +383,6 @@ async fn what_makes_others_has_not_made_it() {
     let mut made = package("made", 3, &[], &[]);
     let made_path = dir.render_path(&made.info.path);
     let text = format!(r#"Derive([("out","{made_path}","","")],[],[],"system","/bin/sh",[],[("out","{made_path}")])"#);
-    let derivation = |text: &str| {
-        let mut package = package("app.drv", 1, &[], &[]);
-        package.nar = nar(text);
-        let digest = digest_nar(&*package.nar, None).expect("a NAR");
-        (package.info.nar_hash, package.info.nar_size) = (digest.nar_hash, digest.nar_size);
-        package.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
-        package
-    };
     let maker = derivation(&text);
     let floating = derivation(r#"Derive([("out","","r:sha256","")],[],[],"system","/bin/sh",[],[("out","")])"#);
     let mut either = package("either", 6, &[], &[]);
@@ -432,11 +427,7 @@ async fn a_derivation_has_no_more_outputs_than_can_be_looked_for() {
     let outputs = async |count: usize| {
         let each = (0..count).map(|number| format!(r#"("o{number:06}","","r:sha256","")"#)).collect::<Vec<_>>();
         let text = format!(r#"Derive([{}],[],[],"system","/bin/sh",[],[])"#, each.join(","));
-        let mut package = package("app.drv", 1, &[], &[]);
-        package.nar = nar(&text);
-        let digest = digest_nar(&*package.nar, None).expect("a NAR");
-        (package.info.nar_hash, package.info.nar_size) = (digest.nar_hash, digest.nar_size);
-        package.info.path = dir.build_text_path("app.drv", text.as_bytes(), []).expect("a path");
+        let package = derivation(&text);
         let folder = cache(&[&package], |_, text| text);
         let directory = Arc::new(Directory::existing(folder.path()).expect("a directory"));
         let store = BinaryCache::open_existing(directory, Some(&dir)).await.expect("a binary cache");
